@@ -61,4 +61,5 @@ def doubling_high_multiply(x: Int64Array, multiplier_q31: IntLike) -> Int64Array
 
 def saturate(x: NDArray[np.integer[Any]], qmin: int, qmax: int) -> NDArray[np.integer[Any]]:
     """No rounding: x clamped to [qmin, qmax], in the type of `x`."""
-    return np.clip(x, qmin, qmax)
+    clamped: NDArray[np.integer[Any]] = np.clip(x, qmin, qmax)
+    return clamped

@@ -80,12 +80,19 @@ def quantize(values: ArrayLike, params: QuantParams, *, where: object = None) ->
     `values` are reals of any shape, taken as float32; returns the same shape in `params.dtype`. Bit for bit what
     ``torch.quantize_per_tensor`` gives on x86. Infinities saturate; NaN is a QuantError that names `where`.
     """
-    reals = np.asarray(values, dtype=np.float32)
-    if np.isnan(reals).any():
-        raise QuantError("NaN cannot be quantized", where=where)
+    reals = _float32(values, where)
     inverse = np.float32(1) / np.float32(params.scale)
     total = np.rint(_fma(reals, inverse, params.zero_point))
-    return saturate_float(total, params)
+    return _saturate_float(total, params)
+
+
+def _float32(values: ArrayLike, where: object) -> NDArray[np.float32]:
+    """Half even to float32; too large becomes infinite, NaN is a QuantError."""
+    with np.errstate(over="ignore"):
+        reals = np.asarray(values, dtype=np.float32)
+    if np.isnan(reals).any():
+        raise QuantError("NaN cannot be quantized", where=where)
+    return reals
 
 
 def _fma(reals: NDArray[np.float32], factor: np.float32, addend: int) -> NDArray[np.float32]:
@@ -105,7 +112,7 @@ def _fma(reals: NDArray[np.float32], factor: np.float32, addend: int) -> NDArray
         return odd.astype(np.float32)
 
 
-def saturate_float(values: NDArray[np.floating[Any]], params: QuantParams) -> IntArray:
+def _saturate_float(values: NDArray[np.floating[Any]], params: QuantParams) -> IntArray:
     """No rounding: integral floats, infinities included, clamped to [qmin, qmax] and stored in `params.dtype`."""
     clamped = np.clip(values.astype(np.float64), params.qmin, params.qmax)
     return clamped.astype(params.dtype)
@@ -123,12 +130,10 @@ def fake_quantize(values: ArrayLike, params: QuantParams) -> NDArray[np.float32]
     ``torch.fake_quantize_per_tensor_affine`` bit for bit: what training simulates. On ties it may differ from
     `quantize`. QuantError for NaN.
     """
-    reals = np.asarray(values, dtype=np.float32)
-    if np.isnan(reals).any():
-        raise QuantError("NaN cannot be quantized")
+    reals = _float32(values, None)
     with np.errstate(over="ignore"):
         steps = np.rint(reals * (np.float32(1) / np.float32(params.scale)))
-    return dequantize(saturate_float(steps.astype(np.float64) + params.zero_point, params), params)
+    return dequantize(_saturate_float(steps.astype(np.float64) + params.zero_point, params), params)
 
 
 def choose_params(
@@ -169,6 +174,16 @@ def _choose_scale(step: float, power_of_two: bool) -> float:
     return max(math.ldexp(1.0, exponent - (fraction == 0.5)), _SMALLEST_SCALE)
 
 
+def clamp_range(minimum: float, maximum: float, params: QuantParams) -> tuple[int, int]:
+    """Half even: the activation_min and activation_max that keep a tensor in [minimum, maximum], such as ReLU6's (A6).
+
+    The ends are quantized, so they saturate: ReLU6 with S = 6/255 gives the type's own ends, with S = 2^-5 it gives
+    (Z, Z + 192).
+    """
+    low, high = quantize([minimum, maximum], params).tolist()
+    return low, high
+
+
 def q_format(integer_bits: int, fraction_bits: int) -> QuantParams:
     """Qm.n as a special case: Z = 0, S = 2^-n, in 1 + m + n signed bits; m does not count the sign (A6)."""
     return QuantParams(2.0**-fraction_bits, 0, 1 + integer_bits + fraction_bits)
@@ -190,10 +205,8 @@ def quantize_channels(
     the whole domain. QuantError for NaN, for a scale or zero point that QuantParams refuses, and for shapes that do not
     fit.
     """
-    reals = np.asarray(weights, dtype=np.float32)
+    reals = _float32(weights, None)
     factors = np.asarray(scales, dtype=np.float32).reshape(-1)
-    if np.isnan(reals).any():
-        raise QuantError("NaN cannot be quantized")
     if symmetric and zero_point != 0:
         raise QuantError(f"zero_point {zero_point} of symmetric weights is not 0", hint="pass symmetric=False")
     if len(factors) not in (1, reals.shape[channel_axis]):

@@ -14,6 +14,7 @@ from kws.arithmetic.fixedpoint import (
     round_half_away_shift,
     round_half_even_shift,
     round_half_up_shift,
+    saturate,
 )
 from kws.arithmetic.quant import IntArray, QuantParams, dequantize, quantize
 from kws.errors import QuantError
@@ -114,7 +115,7 @@ class Requant:
         """`self.rounding` says the tie rule: int32 accumulators, channels last, to the output domain in `dtype`."""
         scaled = multiply_by_quantized_multiplier(acc, self.multiplier, self.shift, self.rounding)
         scaled += self.zero_point
-        return np.clip(scaled, self.activation_min, self.activation_max).astype(dtype)
+        return saturate(scaled, self.activation_min, self.activation_max).astype(dtype)
 
 
 def requantize(q: IntArray, source: QuantParams, target: QuantParams, *, rounding: str = "single") -> IntArray:
@@ -125,8 +126,8 @@ def requantize(q: IntArray, source: QuantParams, target: QuantParams, *, roundin
     """
     multiplier, shift = quantize_multiplier(source.scale / target.scale)
     requant = Requant(multiplier, shift, target.zero_point, target.qmin, target.qmax, rounding)
-    centred = np.asanyarray(q).astype(np.int64) - source.zero_point
-    return requant.apply(centred, target.dtype.type)
+    centred = q.astype(np.int64) - source.zero_point  # |q - Z| < 2^31, or Z = 0
+    return requant.apply(centred, target.dtype.type).reshape(q.shape)
 
 
 def requantize_float(q: IntArray, source: QuantParams, target: QuantParams) -> IntArray:

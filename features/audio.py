@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any sound file -> mono samples at the network's rate. Files come from strangers: every refusal is one AudioError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+
+from kws.errors import AudioError, UsageError
+
+MAX_SECONDS = 4 * 3600  # 16 kHz float32: 0.9 GB. A few bytes of FLAC can claim days of silence
+_MIN_RATE, _MAX_RATE = 1_000, 1_000_000  # Hz; outside it is a broken header, and 1 Hz would swell 16,000 times
+_BLOCK_VALUES = 1 << 18
+_MAX_FLOAT32 = np.float32(1.0 - 2.0**-24)  # the largest below full scale
+
+
+def read_audio(
+    path: str | Path, *, dtype: str = "float32", sample_rate: int = 16_000, notes: list[str] | None = None
+) -> NDArray[Any]:
+    """The recording in `path` as mono samples at `sample_rate` Hz, shape (n,), n >= 1: "float32" in [-1, 1) or "int16".
+
+    Reads what libsndfile reads (WAV, FLAC, Ogg, Opus, MP3, AIFF, ...) at any rate and depth. Values beyond full scale
+    saturate, channels are averaged, another rate is resampled (soxr, HQ); int16 is round_half_even(32768 x). Each such
+    conversion appends a line to `notes`. Memory stays near the size of the result whatever the header claims.
+
+    Raises AudioError for a file that is missing, empty, truncated, not audio, too long or not finite.
+    """
+    if dtype not in ("float32", "int16"):
+        raise UsageError(f"dtype {dtype!r} is neither 'float32' nor 'int16'")
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError("is not a file" if path.exists() else "no such file", where=path)
+    if path.stat().st_size == 0:
+        raise AudioError("is empty", where=path)
+    said: list[str] = []
+    try:
+        # A descriptor, not a name: the format is then told from the content, whatever the name ends in.
+        with path.open("rb") as file, sf.SoundFile(file.fileno(), closefd=False) as sound:
+            samples = _decode(sound, sample_rate, path, said)
+    except sf.LibsndfileError as error:
+        raise AudioError(f"cannot be decoded: {error.error_string.strip()}", where=path) from None
+    except OSError as error:
+        raise AudioError(f"cannot be read: {error.strerror}", where=path) from None
+    if notes is not None:
+        notes.extend(f"{path}: {line}" for line in said)
+    if dtype == "float32":
+        return samples
+    rounded: NDArray[np.int16] = np.clip(np.rint(samples * np.float32(32768.0)), -32768, 32767).astype(np.int16)
+    return rounded
+
+
+def _decode(sound: sf.SoundFile, sample_rate: int, path: Path, said: list[str]) -> NDArray[np.float32]:
+    """All samples of an open file, mono, at `sample_rate`, in [-1, 1)."""
+    _check_header(sound, path)
+    if sound.channels > 1:
+        said.append(f"{sound.channels} channels averaged to one")
+    blocks = _mono_blocks(sound, path, said)
+    if sound.samplerate != sample_rate:
+        said.append(f"resampled from {sound.samplerate} Hz to {sample_rate} Hz")
+        blocks = _resample(blocks, sound.samplerate, sample_rate)
+    parts = list(blocks)
+    samples = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    if len(samples) == 0:
+        raise AudioError("holds no samples", where=path)
+    return np.clip(samples, np.float32(-1.0), _MAX_FLOAT32, out=samples)  # a resampler overshoots a little
+
+
+def _check_header(sound: sf.SoundFile, path: Path) -> None:
+    if not _MIN_RATE <= sound.samplerate <= _MAX_RATE:
+        raise AudioError(f"claims a sample rate of {sound.samplerate} Hz", where=path)
+    # libsndfile shortens what the header claims to what the file holds, and says so in its log only.
+    for claimed, held in re.findall(r"(\d+) \(should be (\d+)\)", sound.extra_info):
+        if int(claimed) > int(held) + 1:  # + 1: a missing pad byte hurts nobody
+            raise AudioError(
+                f"is truncated: its header claims {claimed} bytes, the file holds {held}",
+                where=path,
+                hint="copy it again, or rewrite it with a correct header",
+            )
+
+
+def _mono_blocks(sound: sf.SoundFile, path: Path, said: list[str]) -> Iterator[NDArray[np.float32]]:
+    """The channel mean, block by block. Raises AudioError on NaN, too many samples, or fewer than the header claims."""
+    count, limit, rows = 0, MAX_SECONDS * sound.samplerate, max(1, _BLOCK_VALUES // sound.channels)
+    beyond = 0
+    while True:
+        block = sound.read(rows, dtype="float32", always_2d=True)
+        if len(block) == 0:
+            break
+        if not np.isfinite(block).all():
+            raise AudioError("holds NaN or infinite samples", where=path)
+        count += len(block)
+        if count > limit:
+            raise AudioError(f"is longer than {MAX_SECONDS // 3600} hours", where=path, hint="cut it into pieces")
+        beyond += int(np.count_nonzero(np.abs(block) > 1.0))
+        yield np.clip(block, -1.0, 1.0).mean(axis=1)
+    if beyond:
+        said.append(f"{beyond} values beyond full scale saturated")
+    if count < sound.frames:
+        raise AudioError(f"is truncated: {count} of {sound.frames} frames could be decoded", where=path)
+
+
+def _resample(blocks: Iterator[NDArray[np.float32]], source: int, target: int) -> Iterator[NDArray[np.float32]]:
+    stream = soxr.ResampleStream(source, target, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)

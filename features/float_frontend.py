@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples -> log-mel or MFCC features in NumPy, in float64: what the other front-ends are held against."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from features import tables
+from features.config import FrontendConfig
+from kws.errors import AudioError, UsageError
+
+_FRAMES_AT_ONCE = 2048  # bounds the float64 spectra in memory: 2048 frames of n_fft 512 are 13 MB
+
+
+def features(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float32]:
+    """Features of `samples`: (n,) -> (n_frames, n_features), (B, n) -> (B, n_frames, n_features), float32.
+
+    `samples` are int16, or floats in [-1, 1). Any `n`: n_frames = 1 + (n - frame_length) // hop_length, or 0.
+    Raises AudioError on NaN or infinite samples, UsageError on another dtype or shape.
+    """
+    clips = to_float64(samples)
+    frames = _frames(clips.reshape(-1, clips.shape[-1]), config)
+    flat = frames.reshape(-1, config.frame_length)
+    out = np.empty((len(flat), config.n_features), np.float32)
+    for start in range(0, len(flat), _FRAMES_AT_ONCE):
+        part = slice(start, start + _FRAMES_AT_ONCE)
+        log_mel = np.log(_mel(flat[part], config) + config.log_floor)
+        out[part] = log_mel if config.kind == "mfb" else log_mel @ tables.dct(config)
+    return out.reshape(*clips.shape[:-1], frames.shape[1], config.n_features)
+
+
+def mel_spectrogram(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float64]:
+    """Mel bands before the logarithm: (n,) -> (n_frames, n_mels), float64, of the magnitude or the power spectrum.
+
+    Units: (full scale * window sum) to the power `config.power`.
+    """
+    return _mel(_frames(to_float64(samples)[None], config)[0], config)
+
+
+def to_float64(samples: ArrayLike) -> NDArray[np.float64]:
+    """`samples`, (n,) or (B, n), as float64: int16 divided by 32768, floats as they are. Raises as `features` does."""
+    array = np.asarray(samples)
+    if array.ndim not in (1, 2):
+        raise UsageError(f"samples of shape {array.shape} are neither (n,) nor (B, n)")
+    if array.dtype == np.int16:
+        return array / 32768.0
+    if array.dtype.kind != "f":
+        raise UsageError(f"samples of dtype {array.dtype} are neither int16 nor float")
+    if not np.isfinite(array).all():
+        raise AudioError("samples hold NaN or infinite values")
+    return array.astype(np.float64)
+
+
+def _frames(clips: NDArray[np.float64], config: FrontendConfig) -> NDArray[np.float64]:
+    """(B, n) -> (B, n_frames, frame_length), a view; normalized clip by clip where the config says so."""
+    if config.normalize == "peak":
+        peak = clips.max(axis=1, keepdims=True, initial=0.0)
+        clips = clips / np.where(peak > 0.0, peak, 1.0)
+    if config.frames_in(clips.shape[1]) == 0:
+        return np.empty((len(clips), 0, config.frame_length))
+    return np.lib.stride_tricks.sliding_window_view(clips, config.frame_length, axis=1)[:, :: config.hop_length]
+
+
+def _mel(frames: NDArray[np.float64], config: FrontendConfig) -> NDArray[np.float64]:
+    """(n_frames, frame_length) -> (n_frames, n_mels)."""
+    spectrum = np.abs(np.fft.rfft(frames * tables.window(config), n=config.n_fft)) ** config.power
+    mel: NDArray[np.float64] = spectrum @ tables.mel_weights(config)
+    return mel

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A residual network that is 1-D over time, after TC-ResNet (Choi et al., 2019, arXiv 1904.03814), made to stream.
+
+The features of a frame are the channels of the first layer, so a frame costs one column of each layer. There is no
+padding in time: each convolution shortens its input by kernel - 1 frames and the skip path is cropped by as much, which
+in streaming is a delay. So a window has the same output wherever it lies in the stream.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+from torch import Tensor, nn
+
+from kws.errors import UsageError
+from training.networks.layers import Add, AveragePool, ConvBn, CropTime, FeaturesAsChannels
+from training.qat import DeQuantStub, QuantStub, fuse_conv_bn
+
+CHANNELS = (24, 32, 40, 56)
+FIRST_KERNEL = 3
+KERNEL = 7
+
+
+class TcResNet(nn.Module):
+    """Float features (B, 1, T, F) -> logits (B, n_labels).
+
+    More than 64 frames are halved by the first layer's stride: one output for two frames. Raises UsageError where T is
+    too short for the receptive field.
+    """
+
+    def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
+        super().__init__()
+        time, features = input_shape
+        stride = 1 if time <= 64 else 2
+        frames = (time - FIRST_KERNEL) // stride + 1 - 2 * (KERNEL - 1) * (len(CHANNELS) - 1)
+        if frames < 1:
+            needed = stride * (2 * (KERNEL - 1) * (len(CHANNELS) - 1)) + FIRST_KERNEL
+            raise UsageError(f"tc-resnet needs at least {needed} frames, not {time}", hint="take a shorter hop")
+        self.quant = QuantStub()
+        self.as_channels = FeaturesAsChannels()
+        self.first = ConvBn(features, CHANNELS[0], (FIRST_KERNEL, 1), stride=(stride, 1))
+        self.blocks = nn.ModuleList(_Block(before, after) for before, after in pairwise(CHANNELS))
+        self.pool = AveragePool((frames, 1))
+        self.flatten = nn.Flatten()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(CHANNELS[-1], n_labels)
+        self.dequant = DeQuantStub()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.as_channels(self.quant(x)))
+        for block in self.blocks:
+            x = block(x)
+        return cast(Tensor, self.dequant(self.classifier(self.dropout(self.flatten(self.pool(x))))))
+
+    def fuse_model(self) -> None:
+        """Folds each batch norm into its convolution, for QAT in train mode and for PTQ in eval mode."""
+        fuse_conv_bn(self)
+
+
+class _Block(nn.Module):
+    """ReLU6(conv(conv(x)) + 1x1 conv of the cropped x)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvBn(in_channels, out_channels, (KERNEL, 1))
+        self.conv2 = ConvBn(out_channels, out_channels, (KERNEL, 1), relu6=False)
+        self.crop = CropTime(KERNEL - 1, KERNEL - 1)
+        self.skip = ConvBn(in_channels, out_channels, (1, 1), relu6=False)
+        self.add = Add()
+        self.relu = nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.relu(self.add(self.conv2(self.conv1(x)), self.skip(self.crop(x)))))

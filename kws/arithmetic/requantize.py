@@ -42,7 +42,7 @@ def quantize_multiplier(
     if bad.any():
         channel = int(np.argmax(bad))
         raise QuantError(
-            f"multiplier {real[channel]} of channel {channel} is outside [0, 2^{MAX_SHIFT})",
+            f"multiplier {real[channel]} of channel {channel} is not in [0, 2^{MAX_SHIFT}) at 31 bits",
             where=where,
             hint="the input scale is far too large for the output scale",
         )

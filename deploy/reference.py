@@ -15,7 +15,7 @@ from deploy.graph import Graph, Op
 from deploy.tensor import IntArray
 from kws.errors import ModelError
 
-_CHUNK_ELEMENTS = 1 << 18  # bounds memory, and keeps a chunk near the caches
+_CHUNK_ELEMENTS = 1 << 17  # bounds memory, and keeps a chunk near the caches
 
 
 def run(graph: Graph, x: NDArray[np.int8]) -> NDArray[np.int8]:

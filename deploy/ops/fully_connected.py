@@ -42,7 +42,7 @@ class FullyConnected(OpAttributes):
     def run(self, arrays: Sequence[IntArray], inputs: Sequence[Tensor], output: Tensor) -> IntArray:
         x, weight, bias = arrays
         centred = x.astype(np.int32) - np.int32(inputs[0].zero_point)
-        centred_weight = weight.astype(np.int32) - np.int32(inputs[1].zero_point)
-        acc = np.einsum("ij,kj->ik", centred, centred_weight)
+        matrix = weight.T.astype(np.int32, order="C") - np.int32(inputs[1].zero_point)
+        acc = np.einsum("ij,jk->ik", centred, matrix)
         acc += bias
         return self.requant.apply(acc)

@@ -124,7 +124,7 @@ def _saturating_left_shift(x: Int64Array, left_shift: int) -> Int64Array:
 
 def _bit_length(x: Int64Array) -> Int64Array:
     """Bits of 0 <= x < 2^31."""
-    length = x * 0
+    length: Int64Array = x * 0
     for bit in range(31):
         length = length + ((x >> bit) > 0)
     return length

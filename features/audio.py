@@ -75,6 +75,8 @@ def _decode(sound: sf.SoundFile, sample_rate: int, path: Path, said: list[str]) 
 def _check_header(sound: sf.SoundFile, path: Path) -> None:
     if not _MIN_RATE <= sound.samplerate <= _MAX_RATE:
         raise AudioError(f"claims a sample rate of {sound.samplerate} Hz", where=path)
+    if sound.frames > 1 << 62:
+        raise AudioError("does not say how long it is", where=path, hint="encode it again, to a file and not to a pipe")
     # libsndfile shortens what the header claims to what the file holds, and says so in its log only.
     for claimed, held in re.findall(r"(\d+) \(should be (\d+)\)", sound.extra_info):
         if int(claimed) > int(held) + 1:  # + 1: a missing pad byte hurts nobody

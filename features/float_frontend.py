@@ -20,13 +20,13 @@ def features(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float32]:
     Raises AudioError on NaN or infinite samples, UsageError on another dtype or shape.
     """
     clips = to_float64(samples)
-    frames = _frames(clips.reshape(-1, clips.shape[-1]), config)
+    frames = _frames(clips if clips.ndim == 2 else clips[None], config)
     flat = frames.reshape(-1, config.frame_length)
     out = np.empty((len(flat), config.n_features), np.float32)
     for start in range(0, len(flat), _FRAMES_AT_ONCE):
         part = slice(start, start + _FRAMES_AT_ONCE)
         log_mel = np.log(_mel(flat[part], config) + config.log_floor)
-        out[part] = log_mel if config.kind == "mfb" else log_mel @ tables.dct(config)
+        out[part] = log_mel if config.kind == "mfb" else _product(log_mel, tables.dct(config))
     return out.reshape(*clips.shape[:-1], frames.shape[1], config.n_features)
 
 
@@ -64,6 +64,12 @@ def _frames(clips: NDArray[np.float64], config: FrontendConfig) -> NDArray[np.fl
 
 def _mel(frames: NDArray[np.float64], config: FrontendConfig) -> NDArray[np.float64]:
     """(n_frames, frame_length) -> (n_frames, n_mels)."""
-    spectrum = np.abs(np.fft.rfft(frames * tables.window(config), n=config.n_fft)) ** config.power
-    mel: NDArray[np.float64] = spectrum @ tables.mel_weights(config)
-    return mel
+    spectrum = np.fft.rfft(frames * tables.window(config), n=config.n_fft)
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    return _product(power if config.power == 2.0 else np.sqrt(power), tables.mel_weights(config))
+
+
+def _product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a @ b, each row summed in the same order however many rows there are: BLAS would change bits with the batch."""
+    product: NDArray[np.float64] = np.einsum("ij,jk->ik", a, b)
+    return product

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of what the network sees: waveform, float features, quantized features, on one time axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.config import FrontendConfig
+from features.float_frontend import features, to_float64
+from features.quantize import quantize_features
+from kws.arithmetic.quant import QuantParams, choose_params
+from kws.errors import MissingExtraError, UsageError
+
+
+def plot_features(
+    samples: NDArray[Any],
+    config: FrontendConfig,
+    out: str | Path,
+    *,
+    params: QuantParams | None = None,
+    title: str = "",
+) -> None:
+    """Writes the picture of `samples` (n,) to the PNG file `out`.
+
+    `params` are a model's input (S, Z); without them the features' own range gives an int8 domain, as the title says.
+    Raises UsageError when the samples do not fill one frame, MissingExtraError without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("pictures need matplotlib", hint="pip install 'integer-kws[plot]'") from None
+    values = features(samples, config)
+    if len(values) == 0:
+        raise UsageError(f"{len(samples)} samples are fewer than one frame of {config.frame_length}")
+    domain = "the model's input"
+    if params is None:
+        params, domain = choose_params(float(values.min()), float(values.max())), "from this file's range"
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    wave, real, quantized = figure.subplots(3, 1, sharex=True)
+    if title:
+        figure.suptitle(title)
+    waveform = to_float64(samples)
+    wave.plot(np.arange(len(waveform)) / config.sample_rate, waveform, linewidth=0.5)
+    wave.set(title="waveform", ylabel="full scale = 1", xlim=(0, len(waveform) / config.sample_rate))
+    kind = "log-mel bands, natural log" if config.kind == "mfb" else "MFCC"
+    _image(real, values, config, f"{kind}: {values.shape[0]} frames of {values.shape[1]}")
+    _image(
+        quantized, quantize_features(values, params), config,
+        f"quantized: S = {params.scale:.6g}, Z = {params.zero_point} ({domain})",
+    )  # fmt: skip
+    quantized.set_xlabel("seconds")
+    figure.savefig(out, dpi=100, format="png")
+
+
+def _image(axes: Any, values: NDArray[Any], config: FrontendConfig, title: str) -> None:
+    """One image; column i is drawn where frame i begins, one hop wide."""
+    seconds = len(values) * config.hop_length / config.sample_rate
+    image = axes.imshow(
+        values.T,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0, seconds, -0.5, values.shape[1] - 0.5),
+    )
+    axes.set(title=title, ylabel="mel band" if config.kind == "mfb" else "coefficient")
+    axes.figure.colorbar(image, ax=axes, pad=0.01)

@@ -119,7 +119,8 @@ def reciprocal_of_one_plus_q31(x_q31: Int64Array) -> Int64Array:
 
 def _saturating_left_shift(x: Int64Array, left_shift: int) -> Int64Array:
     """No rounding: x * 2^left_shift, saturated to int32."""
-    return np.clip(x << left_shift, -(1 << 31), (1 << 31) - 1)
+    saturated: Int64Array = np.clip(x << left_shift, -(1 << 31), (1 << 31) - 1)
+    return saturated
 
 
 def _bit_length(x: Int64Array) -> Int64Array:

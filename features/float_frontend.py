@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -10,7 +12,7 @@ from features import tables
 from features.config import FrontendConfig
 from kws.errors import AudioError, UsageError
 
-_FRAMES_AT_ONCE = 2048  # bounds the float64 spectra in memory: 2048 frames of n_fft 512 are 13 MB
+_FRAMES_AT_ONCE = 2048  # bounds memory for hours of sound: 2048 frames in float64 are some 20 MB
 
 
 def features(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float32]:
@@ -19,15 +21,15 @@ def features(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float32]:
     `samples` are int16, or floats in [-1, 1). Any `n`: n_frames = 1 + (n - frame_length) // hop_length, or 0.
     Raises AudioError on NaN or infinite samples, UsageError on another dtype or shape.
     """
-    clips = to_float64(samples)
-    frames = _frames(clips if clips.ndim == 2 else clips[None], config)
-    flat = frames.reshape(-1, config.frame_length)
-    out = np.empty((len(flat), config.n_features), np.float32)
-    for start in range(0, len(flat), _FRAMES_AT_ONCE):
-        part = slice(start, start + _FRAMES_AT_ONCE)
-        log_mel = np.log(_mel(flat[part], config) + config.log_floor)
-        out[part] = log_mel if config.kind == "mfb" else _product(log_mel, tables.dct(config))
-    return out.reshape(*clips.shape[:-1], frames.shape[1], config.n_features)
+    clips = _checked(samples)
+    frames = _frames(np.atleast_2d(clips), config)
+    out = np.empty((*frames.shape[:2], config.n_features), np.float32)
+    for of_clip, result in zip(frames, out, strict=True):
+        for start in range(0, len(of_clip), _FRAMES_AT_ONCE):
+            part = slice(start, start + _FRAMES_AT_ONCE)
+            log_mel = np.log(_mel(of_clip[part], config) + config.log_floor)
+            result[part] = log_mel if config.kind == "mfb" else _product(log_mel, tables.dct(config))
+    return out if clips.ndim == 2 else out[0]
 
 
 def mel_spectrogram(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float64]:
@@ -35,36 +37,39 @@ def mel_spectrogram(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.fl
 
     Units: (full scale * window sum) to the power `config.power`.
     """
-    return _mel(_frames(to_float64(samples)[None], config)[0], config)
+    return _mel(_frames(_checked(samples)[None], config)[0], config)
 
 
-def to_float64(samples: ArrayLike) -> NDArray[np.float64]:
-    """`samples`, (n,) or (B, n), as float64: int16 divided by 32768, floats as they are. Raises as `features` does."""
+def to_float64(samples: NDArray[Any]) -> NDArray[np.float64]:
+    """int16 divided by 32768, floats as they are."""
+    return samples / 32768.0 if samples.dtype == np.int16 else samples.astype(np.float64)
+
+
+def _checked(samples: ArrayLike) -> NDArray[Any]:
     array = np.asarray(samples)
     if array.ndim not in (1, 2):
         raise UsageError(f"samples of shape {array.shape} are neither (n,) nor (B, n)")
-    if array.dtype == np.int16:
-        return array / 32768.0
-    if array.dtype.kind != "f":
+    if array.dtype != np.int16 and array.dtype.kind != "f":
         raise UsageError(f"samples of dtype {array.dtype} are neither int16 nor float")
     if not np.isfinite(array).all():
         raise AudioError("samples hold NaN or infinite values")
-    return array.astype(np.float64)
+    return array
 
 
-def _frames(clips: NDArray[np.float64], config: FrontendConfig) -> NDArray[np.float64]:
+def _frames(clips: NDArray[Any], config: FrontendConfig) -> NDArray[Any]:
     """(B, n) -> (B, n_frames, frame_length), a view; normalized clip by clip where the config says so."""
     if config.normalize == "peak":
+        clips = to_float64(clips)
         peak = clips.max(axis=1, keepdims=True, initial=0.0)
         clips = clips / np.where(peak > 0.0, peak, 1.0)
     if config.frames_in(clips.shape[1]) == 0:
-        return np.empty((len(clips), 0, config.frame_length))
+        return np.empty((len(clips), 0, config.frame_length), clips.dtype)
     return np.lib.stride_tricks.sliding_window_view(clips, config.frame_length, axis=1)[:, :: config.hop_length]
 
 
-def _mel(frames: NDArray[np.float64], config: FrontendConfig) -> NDArray[np.float64]:
+def _mel(frames: NDArray[Any], config: FrontendConfig) -> NDArray[np.float64]:
     """(n_frames, frame_length) -> (n_frames, n_mels)."""
-    spectrum = np.fft.rfft(frames * tables.window(config), n=config.n_fft)
+    spectrum = np.fft.rfft(to_float64(frames) * tables.window(config), n=config.n_fft)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
     return _product(power if config.power == 2.0 else np.sqrt(power), tables.mel_weights(config))
 

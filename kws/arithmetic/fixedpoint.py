@@ -19,22 +19,22 @@ ROUNDING_RULES = ("single", "tflm", "double_up", "half_even", "half_away")
 
 
 def floor_shift(x: Int64Array, right_shift: IntLike) -> Int64Array:
-    """Floor: x / 2^right_shift, towards minus infinity."""
+    """Floor: x / 2^right_shift, towards minus infinity (A7)."""
     return x >> right_shift
 
 
 def round_half_up_shift(x: Int64Array, right_shift: IntLike) -> Int64Array:
-    """Half up: x / 2^right_shift to the nearest integer, ties towards plus infinity (1.5 -> 2, -1.5 -> -1)."""
+    """Half up: x / 2^right_shift to the nearest integer, ties towards plus infinity (1.5 -> 2, -1.5 -> -1) (A7)."""
     return _round_shift(x, right_shift, 0)
 
 
 def round_half_away_shift(x: Int64Array, right_shift: IntLike) -> Int64Array:
-    """Half away: x / 2^right_shift to the nearest integer, ties away from zero (1.5 -> 2, -1.5 -> -2)."""
+    """Half away: x / 2^right_shift to the nearest integer, ties away from zero (1.5 -> 2, -1.5 -> -2) (A7)."""
     return _round_shift(x, right_shift, x < 0)
 
 
 def round_half_even_shift(x: Int64Array, right_shift: IntLike) -> Int64Array:
-    """Half even: x / 2^right_shift to the nearest integer, ties to the even one (1.5 -> 2, 2.5 -> 2, -1.5 -> -2)."""
+    """Half even: x / 2^right_shift to the nearest integer, ties to even (1.5 -> 2, 2.5 -> 2, -1.5 -> -2) (A7)."""
     return _round_shift(x, right_shift, ((x >> right_shift) & 1) == 0)
 
 
@@ -50,10 +50,10 @@ def _round_shift(x: Int64Array, right_shift: IntLike, tie_down: int | NDArray[np
 
 
 def doubling_high_multiply(x: Int64Array, multiplier_q31: IntLike) -> Int64Array:
-    """Half up: x * multiplier / 2^31 for an int32 `x` and a Q0.31 `multiplier_q31` in [0, 2^31).
+    """Half up: x * multiplier / 2^31 for an int32 `x` and a Q0.31 `multiplier_q31` (A8).
 
-    |x * multiplier| <= 2^31 (2^31 - 1) < 2^62, so the int64 sum below stays under 2^63. The name is gemmlowp's: the
-    high half of twice the product.
+    Both are int32 of either sign. |x * multiplier| <= 2^62, so the int64 sum below stays under 2^63. The name is
+    gemmlowp's: the high half of twice the product. Where both are -2^31 the result is 2^31, which int32 does not hold.
     """
     result: Int64Array = (x * multiplier_q31 + (1 << 30)) >> 31
     return result

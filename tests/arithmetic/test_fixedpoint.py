@@ -73,7 +73,7 @@ def test_around_each_power_of_two_and_each_tie(primitive, shift):
     assert primitive(np.array(powers + ends), shift).tolist() == expected
 
 
-@given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 2**31 - 1))
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1))
 def test_the_doubling_high_multiply_is_half_up(x, multiplier):
     expected = math.floor(Fraction(x * multiplier, 2**31) + HALF)
     assert doubling_high_multiply(np.array([x]), multiplier).tolist() == [expected]
@@ -82,7 +82,9 @@ def test_the_doubling_high_multiply_is_half_up(x, multiplier):
 def test_the_doubling_high_multiply_at_its_ends_and_ties():
     ends = np.array([-(2**31), 2**31 - 1])
     assert doubling_high_multiply(ends, 2**31 - 1).tolist() == [-(2**31) + 1, 2**31 - 2]
+    assert doubling_high_multiply(ends, -(2**31)).tolist() == [2**31, -(2**31) + 1]
     assert doubling_high_multiply(np.array([-3, -1, 1, 3]), 2**30).tolist() == [-1, 0, 1, 2]
+    assert doubling_high_multiply(np.array([-3, -1, 1, 3]), -(2**30)).tolist() == [2, 1, 0, -1]
 
 
 def test_saturate_clamps_and_keeps_the_type():

@@ -3,8 +3,8 @@
 
 Run: python tests/golden/make_op_vectors.py
 
-Each case is a one-op TFLite file, written with the flatbuffer schema of ai-edge-litert, run in the tflite-micro wheel. The
-cases are data, so that a test can build the same op as a graph; `run_tflm` also serves tests that compare live.
+Each case is a one-op TFLite file, written with the flatbuffer schema of ai-edge-litert, run in the tflite-micro wheel.
+The cases are data, so that a test can build the same op as a graph; `run_tflm` also serves tests that compare live.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ def cases() -> list[Case]:
         Case("conv_relu6", "conv2d", [[1, 9, 7, 3]], [[third, 5]], [1, 6, 5, 8], [0.03125, -100],
              {"stride": [1, 1], "padding": valid, "activation": RELU6},
              weights(8, 4, 3, 3), [odd / 64] * 8, 0, bias(8)),
-        Case("depthwise_pow2", "depthwise_conv2d", output_shape=[1, 9, 7, 6], options={"stride": [1, 1], "padding": same},
+        Case("depthwise_pow2", "depthwise_conv2d", output_shape=[1, 9, 7, 6],
+             options={"stride": [1, 1], "padding": same},
              weight=weights(1, 4, 2, 6, limit=5), weight_scale=[0.25] * 6, bias=bias(6), **conv),
         Case("fully_connected_pow2", "fully_connected", [[32, 40]], [[0.5, 5]], [32, 12], [0.5, -7],
              weight=weights(12, 40, limit=3), weight_scale=[0.125], bias=bias(12)),
@@ -211,7 +212,8 @@ def cases() -> list[Case]:
              {"axes": [1, 2], "keep_dims": True}),
         Case("mean_odd", "mean", [[1, 7, 5, 256]], [[odd, 77]], [1, 256], [odd / 4, -128],
              {"axes": [1, 2], "keep_dims": False}),
-        Case("concatenation", "concatenation", [[1, 4, 3, 5], [1, 4, 3, 2]], [half, half], [1, 4, 3, 7], half, {"axis": 3}),
+        Case("concatenation", "concatenation", [[1, 4, 3, 5], [1, 4, 3, 2]], [half, half], [1, 4, 3, 7], half,
+             {"axis": 3}),
         Case("concatenation_time", "concatenation", [[1, 4, 3, 5], [1, 1, 3, 5]], [half, half], [1, 5, 3, 5], half,
              {"axis": 1}),
         Case("slice", "slice", [[1, 9, 8, 16]], [half], [1, 4, 7, 3], half,

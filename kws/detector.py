@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From samples to events: a sliding window, posteriors, and the decision to fire, which is made in integers.
+
+1. A window of one clip moves over the recording by `hop` frames. Before the first sample and after the last there is
+   silence, as a stream that starts and stops would have it, so files of any length work.
+2. The network's int8 logits become posteriors 0..255 by the integer softmax (S = 1/256, Z = -128).
+3. Each keyword's posteriors are summed over the last `smoothing` windows. Where a sum reaches the keyword's threshold,
+   it fires; of several, the largest. It fires again only after its sum has fallen below its release, and no keyword
+   fires within `refractory` windows of another.
+4. Where the word lies is read off the window LOOKAHEAD later, from the level of its frames (`locate`), by which time a
+   word that was recognized before its end is over.
+
+Nothing looks further ahead than LOOKAHEAD, so a stream can give the same events, each at most that much later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.ops.softmax import integer_softmax, softmax_multiplier
+from deploy.reference import run
+from features.audio import read_audio
+from features.config import FrontendConfig
+from features.float_frontend import features
+from features.quantize import quantize_features
+from kws.errors import AudioError, ModelError
+
+if TYPE_CHECKING:
+    from deploy.graph import Graph
+    from kws.model import Model
+
+POSTERIOR_MAX = 255
+LOOKAHEAD = 0.2  # seconds from firing to the window in which the word is located
+MAX_HOP, MAX_SMOOTHING, MAX_REFRACTORY = 256, 256, 4096
+_PAUSE = 0.24  # seconds of quiet inside a word that do not end it: the closure before a final t or p
+_LATE = 0.45  # seconds before the end of the window that fired, at most, for a word's end
+_SHORTEST, _LONGEST = 0.16, 0.9  # seconds of a word
+_WINDOWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A keyword that was heard: start and end in seconds of the recording, score 0..1."""
+
+    label: str
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionConfig:
+    """How posteriors become events. Raises ModelError, with the field, for values that make no detector."""
+
+    hop: int
+    """Frames from one window to the next."""
+    smoothing: int
+    """Windows in the moving sum."""
+    refractory: int
+    """Windows after a firing in which nothing fires."""
+    thresholds: tuple[int, ...]
+    """One a keyword, in label order, for its sum: 1..255 * smoothing."""
+    releases: tuple[int, ...]
+    """One a keyword: its sum must fall below this before it can fire again; at most the threshold."""
+
+    def __post_init__(self) -> None:
+        _check_int(self.hop, 1, MAX_HOP, "hop")
+        _check_int(self.smoothing, 1, MAX_SMOOTHING, "smoothing")
+        _check_int(self.refractory, 0, MAX_REFRACTORY, "refractory")
+        for name in ("thresholds", "releases"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not values or len(values) != len(self.thresholds):
+                raise ModelError("is not one integer a keyword", where=f"detection.{name}")
+            for index, value in enumerate(values):
+                limit = POSTERIOR_MAX * self.smoothing if name == "thresholds" else self.thresholds[index]
+                _check_int(value, 1, limit, f"{name}[{index}]")
+
+    @classmethod
+    def default(cls, frontend: FrontendConfig, n_keywords: int, *, threshold: float = 0.6) -> DetectionConfig:
+        """A window every 40 ms, sums over 0.32 s, 0.7 s refractory; one `threshold` (of the largest sum) for all."""
+        hop = max(1, round(0.04 * frontend.sample_rate / frontend.hop_length))
+        seconds = hop * frontend.hop_length / frontend.sample_rate
+        smoothing = max(1, round(0.32 / seconds))
+        limit = max(1, round(threshold * POSTERIOR_MAX * smoothing))
+        return cls(hop, smoothing, round(0.7 / seconds), (limit,) * n_keywords, (max(1, limit * 6 // 10),) * n_keywords)
+
+    def check(self, labels: Sequence[str], frontend: FrontendConfig) -> None:
+        """ModelError unless there is a threshold for each keyword among `labels` and windows overlap."""
+        n_keywords = len(keywords_of(labels))
+        if n_keywords != len(self.thresholds):
+            what = f"has {len(self.thresholds)} values for {n_keywords} keywords"
+            raise ModelError(what, where="detection.thresholds")
+        if self.hop > frontend.n_frames:
+            raise ModelError(f"is {self.hop} frames of a window of {frontend.n_frames}", where="detection.hop")
+
+    def accepts(self, posteriors: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which keywords (N, n_keywords) fire on clips of which every window has these `posteriors` (N, n_labels)."""
+        sums = posteriors[:, : len(self.thresholds)].astype(np.int64) * self.smoothing
+        return sums >= np.array(self.thresholds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, fit for JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: object) -> DetectionConfig:
+        """The configuration that `to_dict` wrote. ModelError for an unknown, missing or impossible field."""
+        if not isinstance(values, dict):
+            raise ModelError(f"is a {type(values).__name__}, not an object", where="detection")
+        names = {field.name for field in fields(cls)}
+        for name in sorted(map(str, values.keys() ^ names)):
+            raise ModelError("is missing" if name in names else "is unknown", where=f"detection.{name[:40]}")
+        as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**as_tuples)
+
+
+def _check_int(value: object, low: int, high: int, name: str) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ModelError(f"is {value!r:.40}, not an integer in [{low}, {high}]", where=f"detection.{name}")
+
+
+def keywords_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels that can fire: all but `_silence_` and `_unknown_`, which come last."""
+    return tuple(label for label in labels if not label.startswith("_"))
+
+
+def posteriors_of(graph: Graph, logits: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Posteriors 0..255, P = value / 256, for int8 outputs (N, n_labels) of `graph`; integers only."""
+    if graph.ops[-1].kind == "softmax":
+        probabilities = logits
+    else:
+        probabilities = integer_softmax(logits, *softmax_multiplier(graph.output_params.scale)).astype(np.int8)
+    return (probabilities.astype(np.int16) + 128).astype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One decision: the keyword's index, the window that fired, the largest sum from there to window `seen`."""
+
+    keyword: int
+    window: int
+    peak: int
+    seen: int
+
+
+class Decider:
+    """Posteriors, window by window -> firings: step 3. Any split of the windows into calls gives the same."""
+
+    def __init__(self, config: DetectionConfig, lookahead: int) -> None:
+        self._config = config
+        self._lookahead = lookahead
+        self._thresholds = np.array(config.thresholds)
+        self._releases = np.array(config.releases)
+        self._recent = np.zeros((config.smoothing, len(config.thresholds)), np.int64)  # a ring
+        self._sums = np.zeros(len(config.thresholds), np.int64)
+        self._armed = np.ones(len(config.thresholds), bool)
+        self._window = -1
+        self._quiet_until = 0
+        self._pending: list[Firing] = []
+
+    def push(self, posteriors: NDArray[np.uint8]) -> list[Firing]:
+        """The firings whose LOOKAHEAD ends in these windows; `posteriors` is (n, n_labels), n may be 0."""
+        done = []
+        for row in posteriors[:, : len(self._sums)].astype(np.int64):
+            self._window += 1
+            oldest = self._recent[self._window % len(self._recent)]
+            self._sums += row - oldest
+            oldest[:] = row
+            self._fire()
+            self._pending = [self._seen(firing) for firing in self._pending]
+            if self._pending and self._window - self._pending[0].window >= self._lookahead:
+                done.append(self._pending.pop(0))
+        return done
+
+    def flush(self) -> list[Firing]:
+        """The firings that still wait, at the end of a recording."""
+        done, self._pending = self._pending, []
+        return done
+
+    def _fire(self) -> None:
+        self._armed |= self._sums < self._releases
+        if self._window >= self._quiet_until:
+            ready = self._armed & (self._sums >= self._thresholds)
+            if ready.any():
+                keyword = int(np.where(ready, self._sums, -1).argmax())
+                self._pending.append(Firing(keyword, self._window, 0, self._window))
+                self._armed[keyword] = False
+                self._quiet_until = self._window + max(1, self._config.refractory)
+
+    def _seen(self, firing: Firing) -> Firing:
+        return Firing(firing.keyword, firing.window, max(firing.peak, int(self._sums[firing.keyword])), self._window)
+
+
+def locate(window: NDArray[np.int8], age: int, frontend: FrontendConfig) -> tuple[int, int]:
+    """First and last frame of the word in `window` (n_frames, n_features), `age` frames later than the one that fired.
+
+    The level of a frame is the sum of its log-mel bands, or its first MFCC, over three frames. Frames above a fifth of
+    the way from the quiet of the window (the level that an eighth of its frames do not pass) to its loudest are speech.
+    The word ends with the last speech in the window that fired, or later where speech goes on without a pause of
+    0.24 s; it begins where, going back, such a pause comes first. Its end is at most 0.45 s before the end of the
+    window that fired, its length 0.16 to 0.9 s. Integers only.
+    """
+    levels = window[:, 0].astype(np.int64) if frontend.kind == "mfcc" else window.sum(axis=1, dtype=np.int64)
+    padded = np.pad(levels, 1, mode="edge")
+    levels = padded[:-2] + padded[1:-1] + padded[2:]
+    quiet = int(np.sort(levels)[len(levels) // 8])
+    speech = np.flatnonzero(5 * (levels - quiet) > int(levels.max()) - quiet)
+    pause, late, shortest, longest = (_frames(seconds, frontend) for seconds in (_PAUSE, _LATE, _SHORTEST, _LONGEST))
+    fired_at = len(levels) - 1 - age  # the last frame of the window that fired
+    before = speech[speech <= fired_at]
+    last = int(before[-1]) if len(before) else fired_at
+    for frame in speech[speech > last]:
+        if frame - last > pause:
+            break
+        last = int(frame)
+    last = max(last, fired_at - late, 0)
+    first = last
+    for frame in speech[speech < last][::-1]:
+        if first - frame > pause or last - frame >= longest:
+            break
+        first = int(frame)
+    return max(0, min(first, last - shortest + 1)), last
+
+
+def _frames(seconds: float, frontend: FrontendConfig) -> int:
+    return max(1, round(seconds * frontend.sample_rate / frontend.hop_length))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What happened on the way to the events."""
+
+    posteriors: NDArray[np.uint8]
+    """(n_windows, n_labels)"""
+    window_ends: NDArray[np.float64]
+    """The second of the recording at which each window ends."""
+    events: list[Event]
+
+
+class Detector:
+    """Finds the keywords of a model in recordings. `detection` replaces the model's own settings."""
+
+    def __init__(self, model: Model, detection: DetectionConfig | None = None) -> None:
+        self.labels = model.labels
+        self.detection = model.detection if detection is None else detection
+        self.detection.check(model.labels, model.frontend)
+        self._frontend = model.frontend
+        self._graph = model.graph
+        self._lookahead = -(-_frames(LOOKAHEAD, model.frontend) // self.detection.hop)  # windows
+
+    def detect(self, source: str | Path | NDArray[Any]) -> list[Event]:
+        """The events of a sound file, or of mono samples (n,) at the model's rate: int16, or floats in [-1, 1).
+
+        AudioError for a file that cannot be used, and for no samples.
+        """
+        return self.trace(source).events
+
+    def trace(self, source: str | Path | NDArray[Any]) -> Trace:
+        """The same with the posteriors of every window."""
+        if isinstance(source, str | Path):
+            source = read_audio(source, dtype="int16", sample_rate=self._frontend.sample_rate)
+        if source.ndim != 1 or len(source) == 0:
+            raise AudioError(f"samples of shape {source.shape} are not one channel of at least one sample")
+        windows = _Windows(source, self._frontend, self._graph, self.detection.hop, self._lookahead)
+        parts = range(0, len(windows), _WINDOWS_AT_ONCE)
+        posteriors = np.concatenate([
+            posteriors_of(self._graph, run(self._graph, windows.take(start, start + _WINDOWS_AT_ONCE)[..., None]))
+            for start in parts
+        ])  # fmt: skip
+        decider = Decider(self.detection, self._lookahead)
+        firings = decider.push(posteriors) + decider.flush()
+        seconds = len(source) / self._frontend.sample_rate
+        events = [self._event(firing, windows, seconds) for firing in firings]
+        return Trace(posteriors, windows.ends(), events)
+
+    def _event(self, firing: Firing, windows: _Windows, seconds: float) -> Event:
+        age = (firing.seen - firing.window) * self.detection.hop
+        first, last = locate(windows.take(firing.seen, firing.seen + 1)[0], age, self._frontend)
+        offset = windows.first_frame(firing.seen)
+        start, end = (self._edge(offset + frame) for frame in (first, last + 1))
+        score = firing.peak / (POSTERIOR_MAX * self.detection.smoothing)
+        return Event(self.labels[firing.keyword], max(0.0, start), min(end, seconds), score)
+
+    def _edge(self, frame: int) -> float:
+        """The second between frames `frame` - 1 and `frame`, half way between their centres."""
+        hop_length = self._frontend.hop_length
+        samples = frame * hop_length + (self._frontend.frame_length - hop_length) / 2
+        return float(samples / self._frontend.sample_rate)
+
+
+class _Windows:
+    """The windows of a recording as int8 features, with silence before and after it.
+
+    Where the front-end does not need the whole clip, it runs once and windows are cut out of its frames.
+    """
+
+    def __init__(self, samples: NDArray[Any], frontend: FrontendConfig, graph: Graph, hop: int, lookahead: int) -> None:
+        self._frontend, self._params, self._hop = frontend, graph.input_params, hop
+        step = hop * frontend.hop_length
+        before = -(-frontend.clip_samples // step) * step
+        self._frames_before = before // frontend.hop_length
+        padded = np.pad(samples, (before, frontend.clip_samples // 2 + lookahead * step))
+        clips = np.lib.stride_tricks.sliding_window_view(padded, frontend.clip_samples)
+        self._clips = clips[::step]
+        self._frames: NDArray[np.int8] | None = None
+        if frontend.normalize == "none":
+            frames = quantize_features(features(padded, frontend), self._params)
+            self._frames = np.lib.stride_tricks.sliding_window_view(frames, frontend.n_frames, axis=0)[::hop]
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def take(self, start: int, stop: int) -> NDArray[np.int8]:
+        """Windows start..stop - 1 (or up to the last): int8 (n, n_frames, n_features)."""
+        if self._frames is not None:
+            return np.ascontiguousarray(np.moveaxis(self._frames[start:stop], 1, 2))
+        clips: NDArray[np.int8] = quantize_features(features(self._clips[start:stop], self._frontend), self._params)
+        return clips
+
+    def first_frame(self, window: int) -> int:
+        """The frame of the recording with which a window begins; negative within the silence before it."""
+        return window * self._hop - self._frames_before
+
+    def ends(self) -> NDArray[np.float64]:
+        """The second of the recording at which each window ends."""
+        first = np.arange(len(self)) * self._hop - self._frames_before
+        return (first * self._frontend.hop_length + self._frontend.clip_samples) / self._frontend.sample_rate

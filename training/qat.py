@@ -26,9 +26,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvBn2d
-from torch.ao.nn.intrinsic.qat import ConvBn2d as TorchQatConvBn2d
-from torch.ao.nn.qat import Conv2d as TorchQatConv2d
-from torch.ao.nn.qat import Linear as TorchQatLinear
 from torch.ao.quantization import (
     DeQuantStub,
     FakeQuantize,
@@ -45,10 +42,10 @@ from torch.ao.quantization import (
     fuse_modules_qat,
 )
 from torch.ao.quantization import prepare_qat as torch_prepare_qat
-from torch.nn import functional as F
 
 from kws.errors import ModelError, UsageError
-from training.networks.layers import Add, AveragePool, ConvBn, straight_through
+from training.fake_quantized import FakeQuantizedLayer, QatConv2d, QatConvBn2d, QatLinear
+from training.networks.layers import Add, AveragePool, ConvBn
 from training.trace import Call, consumers, trace
 
 __all__ = ["DeQuantStub", "QuantScheme", "QuantStub"]
@@ -189,12 +186,6 @@ def quantizer_of(module: nn.Module) -> FakeQuantizeBase | None:
     return quantizer if isinstance(quantizer, FakeQuantizeBase) else None
 
 
-def bias_step(module: nn.Module) -> Tensor:
-    """S_in * S_w of a fake-quantized layer, float64 (1,) or (out_channels,), in which that product is exact."""
-    layer = cast(Any, module)
-    return cast(Tensor, layer.input_quantizer[0].scale.double() * layer.weight_fake_quant.scale.double())
-
-
 class _FakeQuantize(FakeQuantize):
     """torch's FakeQuantize that observes in train mode only, and whose scale can be rounded up to a power of two."""
 
@@ -215,12 +206,19 @@ class _FakeQuantize(FakeQuantize):
 
     def forward(self, X: Tensor) -> Tensor:
         if self.training or not self.observer_enabled:
-            return cast(Tensor, super().forward(X))
+            return _single(super().forward(X))
         self.disable_observer()
         try:
-            return cast(Tensor, super().forward(X))
+            return _single(super().forward(X))
         finally:
             self.enable_observer()
+
+
+class _FixedFakeQuantize(FixedQParamsFakeQuantize):
+    """torch's fake quantizer of a known (S, Z), float32 out."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        return _single(super().forward(X))
 
 
 class _PercentileObserver(HistogramObserver):
@@ -234,61 +232,6 @@ class _PercentileObserver(HistogramObserver):
         high = int(torch.searchsorted(share, 1 - self.LEFT_OUT))
         width = (self.max_val - self.min_val) / self.bins
         return self._calculate_qparams(self.min_val + low * width, self.min_val + (high + 1) * width)
-
-
-class _SnappedBias:
-    """What the fake-quantized layers share: the bias is rounded to the int32 grid of (S_in * S_w, Z = 0)."""
-
-    input_quantizer: tuple[FakeQuantizeBase, ...] = ()
-
-    def _snap(self, bias: Tensor) -> Tensor:
-        if not self.input_quantizer or not self.input_quantizer[0].fake_quant_enabled:
-            return bias
-        with torch.no_grad():
-            step = bias_step(cast(nn.Module, self))
-            exact = (torch.round(bias.double() / step) * step).to(bias.dtype)
-        return straight_through(exact, bias)
-
-
-class QatConv2d(_SnappedBias, TorchQatConv2d):
-    """Convolution with fake-quantized weight and snapped bias."""
-
-    def quantized(self) -> tuple[Tensor, Tensor]:
-        """(weight OIHW, bias) as the forward pass uses them: float32 values on their integer grids."""
-        weight = self.weight_fake_quant(self.weight)
-        bias = self.bias if self.bias is not None else weight.new_zeros(self.out_channels)
-        return weight, self._snap(bias)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return cast(Tensor, self._conv_forward(input, *self.quantized()))
-
-
-class QatConvBn2d(_SnappedBias, TorchQatConvBn2d):
-    """Convolution and batch norm as one layer. While the statistics are learned the forward pass is torch's own, which
-    fake-quantizes the weight folded with the running statistics and normalizes with the batch's."""
-
-    def quantized(self) -> tuple[Tensor, Tensor]:
-        """(weight OIHW, bias) folded with the running statistics: float32 values on their integer grids."""
-        bn = cast(Any, self.bn)
-        factor = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-        weight = self.weight_fake_quant(self.weight * factor.reshape(-1, 1, 1, 1))
-        return weight, self._snap(bn.bias - factor * bn.running_mean)
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.bn.training:
-            return cast(Tensor, super().forward(input))
-        return cast(Tensor, self._conv_forward(input, *self.quantized()))
-
-
-class QatLinear(_SnappedBias, TorchQatLinear):
-    """Fully connected layer with fake-quantized weight and snapped bias."""
-
-    def quantized(self) -> tuple[Tensor, Tensor]:
-        """(weight OI, bias) as the forward pass uses them: float32 values on their integer grids."""
-        return self.weight_fake_quant(self.weight), self._snap(self.bias)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, *self.quantized())
 
 
 _QAT_MODULES: dict[type[nn.Module], type[nn.Module]] = {
@@ -355,7 +298,7 @@ def _relu6(scheme: QuantScheme) -> Any:
     observer = FixedQParamsObserver.with_args(
         scale=scheme.relu6_scale, zero_point=-128, dtype=torch.qint8, quant_min=-128, quant_max=127
     )
-    return FixedQParamsFakeQuantize.with_args(observer=observer)
+    return _FixedFakeQuantize.with_args(observer=observer)
 
 
 def _link_inputs(model: nn.Module) -> None:
@@ -363,12 +306,17 @@ def _link_inputs(model: nn.Module) -> None:
     grids: dict[str, FakeQuantizeBase | None] = {"": None}
     for call in trace(model):
         grid = grids[call.inputs[0]]
-        if isinstance(call.module, _SnappedBias | AveragePool):
+        if isinstance(call.module, FakeQuantizedLayer | AveragePool):
             if grid is None:
                 where = f"module '{call.name}'"
                 raise ModelError("its input is not quantized", where=where, hint="begin with a QuantStub")
             call.module.input_quantizer = (grid,)
         grids[call.name] = quantizer_of(call.module) or grid
+
+
+def _single(x: Tensor) -> Tensor:
+    """What a FakeQuantizedLayer computes in float64, as float32 again once it lies on a grid."""
+    return x.to(torch.float32)
 
 
 def _observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

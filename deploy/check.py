@@ -10,7 +10,7 @@ from deploy.ops.base import INT32_MAX
 from deploy.ops.registry import OPS
 from deploy.tensor import NAME_RULE, Tensor, is_name
 from kws.arithmetic.fixedpoint import ROUNDING_RULES
-from kws.errors import ModelError
+from kws.errors import ModelError, QuantError
 
 if TYPE_CHECKING:
     from deploy.graph import Graph, Op
@@ -61,7 +61,7 @@ def check_graph(graph: Graph) -> GraphReport:
     for op in graph.ops:
         try:
             reports.append(_check_op(graph, op, known))
-        except ModelError as error:
+        except (ModelError, QuantError) as error:
             raise ModelError(error.what, where=f"op {op.name[:140]!r}", hint=error.hint) from None
         known.add(op.output)
         macs += reports[-1].macs

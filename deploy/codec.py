@@ -20,6 +20,7 @@ from deploy.graph import Graph, Op
 from deploy.ops.base import OpAttributes
 from deploy.ops.registry import OPS
 from deploy.tensor import DTYPE_BITS, MAX_RANK, Tensor
+from kws.arithmetic.fixedpoint import ROUNDING_RULES
 from kws.arithmetic.requantize import Requant
 from kws.errors import ModelError, QuantError
 
@@ -94,6 +95,10 @@ class _Reader:
         names = ("rounding", "input", "output", "tensors", "ops")
         rounding, source, output, tensors, ops = fields_of(values, names, "graph")
         self._rounding = string(rounding, "graph.rounding")
+        if self._rounding not in ROUNDING_RULES:
+            raise ModelError(
+                f"{self._rounding[:40]!r} is not one of {', '.join(ROUNDING_RULES)}", where="graph.rounding"
+            )
         read_tensors = [self._tensor(item, where) for item, where in items_of(tensors, "graph.tensors")]
         by_name = {tensor.name: tensor for tensor in read_tensors}
         if len(by_name) != len(read_tensors):

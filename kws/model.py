@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `.kws` model file: everything that makes a detector in one safetensors file, safe to open from a stranger.
+
+Named tensors, and one metadata entry ``kws`` of JSON: version, graph, front-end, labels, detection, provenance. Every
+size, name, shape, type, attribute, (S, Z) and sum is checked before anything runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from deploy.codec import fields_of, graph_from_dict, graph_to_dict, items_of, string
+from deploy.graph import Graph
+from deploy.ops.softmax import softmax_multiplier
+from deploy.reference import run
+from features.config import FrontendConfig
+from features.float_frontend import features
+from features.quantize import clip_samples, quantize_features
+from features.tables import mel_weights
+from kws.detector import DetectionConfig, Detector, Event
+from kws.errors import KwsError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION = 1
+SUFFIX = ".kws"
+RUN_FILE = "model.kws"
+SHIPPED = Path(__file__).parent / "models"
+
+MAX_FILE_BYTES = 64 << 20
+MAX_HEADER_BYTES = 4 << 20
+MAX_LABELS = 256
+_DTYPES = ("I8", "I32", "F32")
+_FIELDS = ("version", "graph", "frontend", "labels", "detection", "provenance")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Model:
+    """A detector: the integer graph, what its input is made of, what its outputs mean, and when to fire.
+
+    `labels` are the keywords in training order, then ``_silence_`` and ``_unknown_``. `provenance` says where the model
+    comes from, in values fit for JSON: data hashes, command, git revision, metrics.
+    """
+
+    graph: Graph
+    frontend: FrontendConfig
+    labels: tuple[str, ...]
+    detection: DetectionConfig
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """ModelError, with the field, where the parts are wrong or do not fit one another."""
+        self.graph.check()
+        if not 1 <= len(self.labels) <= MAX_LABELS or len(set(self.labels)) != len(self.labels):
+            raise ModelError(f"{len(self.labels)} labels are not 1 to {MAX_LABELS} different ones", where="labels")
+        for index, label in enumerate(self.labels):
+            if not (1 <= len(label) <= 64 and label.isprintable() and label == label.strip()):
+                raise ModelError("is not 1 to 64 printable characters", where=f"labels[{index}]")
+        if self.graph.input_shape != self.frontend.input_shape:
+            what = f"input shape {self.graph.input_shape} is not the front-end's {self.frontend.input_shape}"
+            raise ModelError(what, where="graph.input")
+        if self.graph.output_shape != (len(self.labels),):
+            what = f"output shape {self.graph.output_shape} does not fit {len(self.labels)} labels"
+            raise ModelError(what, where="graph.output")
+        _ = self.graph.input_params  # has a scale
+        if self.graph.ops[-1].kind != "softmax":
+            softmax_multiplier(self.graph.output_params.scale)
+        mel_weights(self.frontend)  # every band holds a bin
+        self.detection.check(self.labels, self.frontend)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file at once or not at all. ModelError for a model that `load` would refuse."""
+        _write_atomically(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of the file, the same for the same model."""
+        self.check()
+        graph, arrays = graph_to_dict(self.graph)
+        values = {
+            "version": VERSION,
+            "graph": graph,
+            "frontend": self.frontend.to_dict(),
+            "labels": list(self.labels),
+            "detection": self.detection.to_dict(),
+            "provenance": self.provenance,
+        }
+        try:
+            text = json.dumps(values, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ModelError(f"does not fit into JSON: {error}", where="provenance") from None
+        data = save_arrays({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"kws": text})
+        if len(data) > MAX_FILE_BYTES or int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
+            raise ModelError(f"the file would have {len(data)} bytes, too many to be read again")
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Model:
+        """The model in the content of a file. ModelError, with the field, for anything that is not one."""
+        values, arrays = _parse(data)
+        version = values.get("version") if isinstance(values, dict) else None
+        if type(version) is int and version > VERSION:
+            what = f"version {str(version)[:20]} is newer than {VERSION}, the newest that this program reads"
+            raise ModelError(what, hint="update integer-kws")
+        found = fields_of(values, _FIELDS, "model")
+        if version != VERSION or type(version) is not int:
+            raise ModelError("is not a version", where="version")
+        _, graph, frontend, labels, detection, provenance = found
+        if not isinstance(provenance, dict):
+            raise ModelError("is not an object", where="provenance")
+        model = cls(
+            graph_from_dict(graph, arrays),
+            FrontendConfig.from_dict(frontend),
+            tuple(string(label, where) for label, where in items_of(labels, "labels", MAX_LABELS)),
+            DetectionConfig.from_dict(detection),
+            provenance,
+        )
+        model.check()
+        return model
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """The model in a `.kws` file, in a run folder, or of the name of one that ships. ModelError otherwise."""
+        file = resolve(path)
+        try:
+            if file.stat().st_size > MAX_FILE_BYTES:
+                raise ModelError(f"has more than {MAX_FILE_BYTES} bytes")
+            return cls.from_bytes(file.read_bytes())
+        except OSError as error:
+            raise ModelError(f"cannot be read: {error.strerror}", where=file) from None
+        except KwsError as error:
+            what = error.what if error.where is None else f"{error.where}: {error.what}"
+            raise ModelError(what, where=file, hint=error.hint) from None
+
+    def logits(self, samples: NDArray[Any]) -> NDArray[np.int8]:
+        """The graph's int8 outputs (B, n_labels) for clips (B, n) or one clip (n,), int16 or floats in [-1, 1).
+
+        A clip is padded with zeros, or cut at both ends, to the length that the front-end sees.
+        """
+        batch = np.atleast_2d(samples)
+        if batch.ndim != 2:
+            raise UsageError(f"samples of shape {samples.shape} are neither (n,) nor (B, n)")
+        clips = np.stack([clip_samples(clip, self.frontend.clip_samples) for clip in batch])
+        q = quantize_features(features(clips, self.frontend), self.graph.input_params)
+        return run(self.graph, q[..., None])
+
+    def predict(self, samples: NDArray[Any]) -> list[str]:
+        """The most likely label of each clip of `samples`, which are as for `logits`."""
+        return [self.labels[index] for index in self.logits(samples).argmax(axis=1)]
+
+    def detect(self, source: str | Path | NDArray[Any]) -> list[Event]:
+        """The keywords in a sound file, or in mono samples (n,) at the model's rate: int16 or floats in [-1, 1)."""
+        return Detector(self).detect(source)
+
+
+def load(path: str | Path) -> Model:
+    """`Model.load`: a `.kws` file, a run folder, or the name of a model that ships."""
+    return Model.load(path)
+
+
+def resolve(path: str | Path) -> Path:
+    """The file that `path` means; ModelError when it is no file, no run folder and no name of a shipped model."""
+    given = Path(path)
+    if given.is_file():
+        return given
+    if given.is_dir() and (given / RUN_FILE).is_file():
+        return given / RUN_FILE
+    shipped = SHIPPED / f"{path}{SUFFIX}"
+    if len(given.parts) == 1 and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(file.stem for file in SHIPPED.glob(f"*{SUFFIX}"))) or "none"
+    what = f"is a folder without {RUN_FILE}" if given.is_dir() else "is no file, run folder or shipped model"
+    raise ModelError(what, where=f"model '{path}'", hint=f"models that ship: {names}")
+
+
+def _parse(data: bytes) -> tuple[object, Mapping[str, NDArray[Any]]]:
+    """The JSON entry and the arrays of a safetensors file."""
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ModelError("is not a model file, or is cut short")
+    header = _json(data[8 : 8 + size], "header")
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or set(metadata) != {"kws"} or not isinstance(metadata["kws"], str):
+        raise ModelError("has no entry 'kws' alone in its metadata, so it is no model file")
+    for name, entry in header.items():
+        if name != "__metadata__" and (not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES):
+            raise ModelError(f"array {name[:140]!r} is not one of {', '.join(_DTYPES)}")
+    try:
+        arrays = load_arrays(data)
+    except (SafetensorError, ValueError, OverflowError) as error:
+        raise ModelError(f"is damaged: {str(error)[:200]}") from None
+    return _json(metadata["kws"], "metadata"), arrays
+
+
+def _json(text: str | bytes, where: str) -> Any:
+    """JSON without NaN and infinities; ModelError for anything else."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ModelError("is not JSON", where=where) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """`path` holds either its old content or all of `data`, whenever the machine stops."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise ModelError(f"cannot be written: {error.strerror}", where=path) from None

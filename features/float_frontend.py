@@ -27,7 +27,7 @@ def features(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float32]:
     for of_clip, result in zip(frames, out, strict=True):
         for start in range(0, len(of_clip), _FRAMES_AT_ONCE):
             part = slice(start, start + _FRAMES_AT_ONCE)
-            log_mel = np.log(_mel(of_clip[part], config) + config.log_floor)
+            log_mel = np.log(_mel(of_clip[part], config) + config.log_floor) + config.log_offset
             result[part] = log_mel if config.kind == "mfb" else _product(log_mel, tables.dct(config))
     return out if clips.ndim == 2 else out[0]
 

@@ -42,5 +42,6 @@ class TorchFrontend(nn.Module):
         # torch centres the window in n_fft samples; with this padding frame i begins at sample i * hop_length again.
         surplus = self.config.n_fft - self.config.frame_length
         samples = nn.functional.pad(samples, (surplus // 2, surplus - surplus // 2))
-        log_mel = torch.log(self.mel_scale(self.spectrogram(samples)) + self.config.log_floor).transpose(1, 2)
+        mel = self.mel_scale(self.spectrogram(samples)).transpose(1, 2)
+        log_mel = torch.log(mel + self.config.log_floor) + self.config.log_offset
         return log_mel if self.config.kind == "mfb" else log_mel @ self.dct

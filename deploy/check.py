@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_OPS = 1024
 MAX_MACS = 1 << 33
 MAX_MACS_PER_CHANNEL = 1 << 26  # also the elements of the matrix that a convolution makes of its windows
-MAX_ACTIVATION_BYTES = 1 << 26
+MAX_ACTIVATION_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,9 +92,11 @@ class DetectionConfig:
 
     def check(self, labels: Sequence[str], frontend: FrontendConfig) -> None:
         """ModelError unless there is a threshold for each keyword among `labels` and windows overlap."""
-        n_keywords = len(keywords_of(labels))
-        if n_keywords != len(self.thresholds):
-            what = f"has {len(self.thresholds)} values for {n_keywords} keywords"
+        keywords = keywords_of(labels)
+        if tuple(labels[: len(keywords)]) != keywords:
+            raise ModelError("do not begin with the keywords", where="labels")
+        if len(keywords) != len(self.thresholds):
+            what = f"has {len(self.thresholds)} values for {len(keywords)} keywords"
             raise ModelError(what, where="detection.thresholds")
         if self.hop > frontend.n_frames:
             raise ModelError(f"is {self.hop} frames of a window of {frontend.n_frames}", where="detection.hop")

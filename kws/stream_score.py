@@ -15,6 +15,7 @@ from kws.detector import Event
 from kws.errors import DataError
 
 TOLERANCE = 0.3  # seconds between the end of an event and the end of its word
+_FLOAT_ERROR = 1e-9  # 1.8 - 1.5 is not 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def score(
 def matches(event: Event, word: Word, tolerance: float = TOLERANCE) -> bool:
     """Whether the event is that of the word: same label, overlapping, ends at most `tolerance` seconds apart."""
     overlap = event.start < word.end and word.start < event.end
-    return event.label == word.label and overlap and abs(event.end - word.end) <= tolerance
+    return event.label == word.label and overlap and abs(event.end - word.end) <= tolerance + _FLOAT_ERROR
 
 
 def read_labels(path: str | Path) -> list[Word]:

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kws features`: what the network sees of a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kws.cli.common import PATH, load_model, verbose_option
+from kws.errors import UsageError
+
+
+@click.command()
+@click.argument("file", type=PATH)
+@click.option("--preset", help="Front-end: mfb40, mfcc10 or mlperf-tiny. [default: mfb40]")
+@click.option("--model", help="Take front-end and input domain from this model instead.")
+@click.option("--png", type=PATH, help="Draw waveform, float and quantized features into this file.")
+@click.option("--npy", type=PATH, help="Write the float features, (frames, values) float32, into this file.")
+@verbose_option
+def features(
+    file: Path, preset: str | None, model: str | None, png: Path | None, npy: Path | None, verbose: bool
+) -> None:
+    """Compute the features of a recording, as a picture or as an array."""
+    if preset and model:
+        raise UsageError("--preset and --model contradict each other")
+    if not png and not npy:
+        raise UsageError("nothing to write", hint="give --png OUT.png, --npy OUT.npy or both")
+    import numpy as np
+
+    from features.audio import read_audio
+    from features.config import get_preset
+    from features.float_frontend import features as compute
+    from features.plot import plot_features
+
+    loaded = load_model(model) if model else None
+    config = loaded.frontend if loaded else get_preset(preset or "mfb40")
+    notes: list[str] = []
+    samples = read_audio(file, sample_rate=config.sample_rate, notes=notes)
+    for note in notes if verbose else []:
+        click.echo(note, err=True)
+    if npy:
+        with npy.open("wb") as out:  # np.save would append .npy to another name
+            np.save(out, compute(samples, config))
+    if png:
+        plot_features(samples, config, png, params=loaded.graph.input_params if loaded else None, title=file.name)

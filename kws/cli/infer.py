@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kws infer`: keywords in recordings, as a table or in a format that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kws.cli.common import PATH, load_model, model_option, progress, sound_files, verbose_option
+from kws.errors import KwsError, UsageError
+
+if TYPE_CHECKING:
+    from kws.detector import Event
+
+Writer = Callable[[Path, "list[Event]"], None]
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE|DIR ...")
+@model_option
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "jsonl", "csv", "audacity", "rttm"]),
+    default="table",
+    show_default=True,
+    help="How events are printed.",
+)
+@click.option(
+    "--png", is_flag=True, help="Draw waveform, features, posteriors and events into X.png beside each X.wav."
+)
+@verbose_option
+def infer(files: tuple[Path, ...], model: str, format_: str, png: bool, verbose: bool) -> int:
+    """Find keywords in recordings of any length, format and rate; folders are searched for recordings.
+
+    Each event has a start and an end in seconds and a score up to 1. A file that cannot be used is named and the
+    others go on; the exit code is then 1.
+    """
+    from features.audio import read_audio
+    from kws.detector import Detector
+
+    paths = sound_files(files)
+    if format_ == "audacity" and len(paths) > 1:
+        raise UsageError("an Audacity label track belongs to one recording", hint="give one file, or use --format rttm")
+    loaded = load_model(model)
+    detector = Detector(loaded)
+    write = _writer(format_)
+    failed = found = 0
+    with progress("listening") as update:
+        for done, path in enumerate(paths, 1):
+            notes: list[str] = []
+            try:
+                samples = read_audio(path, dtype="int16", sample_rate=loaded.frontend.sample_rate, notes=notes)
+                trace = detector.trace(samples)
+                if png:
+                    from kws.plot import plot_detection
+
+                    plot_detection(samples, loaded, trace, path.with_suffix(".png"), title=path.name)
+                    notes.append(f"{path}: drawn into {path.with_suffix('.png')}")
+            except KwsError as error:
+                click.echo(f"kws: {error}", err=True)
+                failed += 1
+                continue
+            finally:
+                update(done, len(paths))
+            for note in notes if verbose else []:
+                click.echo(note, err=True)
+            write(path, trace.events)
+            found += len(trace.events)
+    if format_ == "table":
+        click.echo(f"{found} events in {len(paths) - failed} of {len(paths)} recordings", err=True)
+    return 1 if failed else 0
+
+
+def _writer(format_: str) -> Writer:
+    """The function that prints the events of one file; it prints a header at once where the format has one."""
+    if format_ == "table":
+        click.echo(f"{'start':>8} {'end':>8}  {'keyword':<12} {'score':>5}  file")
+    elif format_ == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerow(["file", "label", "start", "end", "score"])
+    return {"table": _table, "jsonl": _jsonl, "csv": _csv, "audacity": _audacity, "rttm": _rttm}[format_]
+
+
+def _table(path: Path, events: list[Event]) -> None:
+    for e in events:
+        click.echo(f"{e.start:>8.2f} {e.end:>8.2f}  {e.label:<12} {e.score:>5.2f}  {path}")
+
+
+def _jsonl(path: Path, events: list[Event]) -> None:
+    for e in events:
+        values = {"file": str(path), "label": e.label, "start": round(e.start, 3), "end": round(e.end, 3)}
+        click.echo(json.dumps(values | {"score": round(e.score, 4)}))
+
+
+def _csv(path: Path, events: list[Event]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerows([str(path), e.label, f"{e.start:.3f}", f"{e.end:.3f}", f"{e.score:.4f}"] for e in events)
+
+
+def _audacity(path: Path, events: list[Event]) -> None:
+    from kws.stream_score import label_track
+
+    click.echo(label_track(events), nl=False)
+
+
+def _rttm(path: Path, events: list[Event]) -> None:
+    """NIST's rich transcription: type, recording, channel, start, duration, two unused, name, confidence, unused."""
+    recording = "_".join(path.stem.split())  # the format's fields end at white space
+    for e in events:
+        name = "_".join(e.label.split())
+        click.echo(f"SPEAKER {recording} 1 {e.start:.3f} {e.end - e.start:.3f} <NA> <NA> {name} {e.score:.4f} <NA>")

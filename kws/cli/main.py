@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kws`: the commands by name, each imported when it is used, and the exit codes.
+
+0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import click
+
+from kws.errors import KwsError
+
+COMMANDS = ("train", "evaluate", "infer", "export", "inspect", "features")
+
+
+class _Commands(click.Group):
+    """The command NAME is the object NAME in kws/cli/NAME.py."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return cast(click.Command, getattr(importlib.import_module(f"kws.cli.{name}"), name))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="integer-kws", prog_name="kws")
+def cli() -> None:
+    """Find spoken keywords with networks that compute in integers.
+
+    Train a network on recordings of words, look at it, evaluate it, find keywords in recordings, export it.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code and prints no traceback for what users can cause."""
+    try:
+        result = cli.main(arguments, prog_name="kws", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("kws: interrupted", err=True)
+        return 130
+    except KwsError as error:
+        click.echo(f"kws: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output has gone: `kws infer ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"kws: {where}{error.strerror or error}", err=True)
+        return 1

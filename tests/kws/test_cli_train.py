@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import kws
+from features.config import get_preset
+from kws.cli.main import main
+from kws.train import choose_detection
+
+LABELS = ("low", "high", "_silence_", "_unknown_")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "words"
+    for word, frequency in {"low": 300, "high": 1800, "other": 700}.items():
+        (folder / word).mkdir(parents=True)
+        for i in range(9):
+            tone = 0.3 * np.sin(2 * np.pi * frequency * (1 + i / 100) * np.arange(8000) / 16000)
+            soundfile.write(folder / word / f"s{i}_nohash_0.wav", tone, 16000)
+    listed = [f"{word}/s{i}_nohash_0.wav" for word in ("low", "high", "other") for i in range(6, 9)]
+    (folder / "validation_list.txt").write_text("\n".join(listed))
+    return folder
+
+
+def arguments(words: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "train",
+        "--data",
+        str(words),
+        "--keywords",
+        "low, high",
+        "--out",
+        str(out),
+        "--network",
+        "tc-resnet",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(arguments(words, out, "--epochs", "6")) == 0
+    return out
+
+
+def test_train_writes_a_model_that_loads_and_names_its_origin(run: Path) -> None:
+    model = kws.load(run)
+    assert model.labels == LABELS
+    assert model.provenance["seed"] == 0
+    assert model.provenance["command"].startswith("kws train --data words --keywords low,high --out run")
+    assert str(run.parent) not in str(model.provenance)
+
+
+def test_killed_training_resumes_to_the_same_file(words: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    # As many threads in both: their number decides how torch splits its sums.
+    threads = f"torch.set_num_threads({torch.get_num_threads()})"
+    code = f"import sys, torch; {threads}; from kws.cli.main import main; main(sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments(words, out, "--epochs", "6")])
+    while process.poll() is None and not (out / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "model.kws").exists()
+    assert main(arguments(words, out, "--epochs", "6", "--resume")) == 0
+    assert (out / "model.kws").read_bytes() == (run / "model.kws").read_bytes()
+
+
+def test_interrupt_leaves_a_checkpoint_and_exit_code_130(
+    words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop.Loop._epoch", interrupted)
+        assert main(arguments(words, tmp_path / "run", "--epochs", "1")) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    assert main(arguments(words, tmp_path / "run", "--epochs", "1", "--resume")) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (["--keywords", "low,stop"], 1, "no folder for stop"),
+        (["--keywords", ","], 2, "keywords must be"),
+        (["--network", "resnet-152"], 2, "resnet-152"),
+        (["--preset", "mfb41"], 2, "mfb41"),
+        (["--data", "nowhere"], 1, "nowhere: no such folder"),
+        (["--epochs", "0"], 2, "--epochs"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], code: int, message: str
+) -> None:
+    assert main(arguments(words, tmp_path / "run", *change)) == code
+    assert message in capsys.readouterr().err
+
+
+def test_threshold_is_the_lowest_that_rejects_what_is_no_keyword() -> None:
+    frontend = get_preset("mfb40")
+    posteriors = np.zeros((300, 4), np.uint8)
+    truth = np.repeat([0, 2, 3], 100)
+    lowest = choose_detection(LABELS, frontend, posteriors, truth)
+    posteriors[100:110, 1] = 170  # 10 of 200 clips without a keyword
+    higher = choose_detection(LABELS, frontend, posteriors, truth)
+    posteriors[100:110, 1] = 255
+    highest = choose_detection(LABELS, frontend, posteriors, truth)
+    per_window = [config.thresholds[0] / config.smoothing for config in (lowest, higher, highest)]
+    assert per_window == pytest.approx([0.5 * 255, 171, 0.8 * 255], abs=1)
+    assert not higher.accepts(posteriors[105:106].clip(max=170)).any()

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kws.errors import DataError, UsageError
+from training import checkpoint, qat, recipe
+from training.config import TrainConfig
+from training.loop import learning_rate
+from training.report import Progress
+
+
+def config_for(data: Path, out: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(data=(data,), keywords=("low", "high"), out=out, network="tc-resnet", epochs=2, qat_share=1.0)
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+class Interrupt(Progress):
+    """Ctrl-C in the middle of the epoch whose name is given."""
+
+    def __init__(self, task: str) -> None:
+        self.wanted, self.task = task, ""
+
+    def start(self, task: str, total: int) -> None:
+        self.task = task
+
+    def advance(self, done: int, **figures: float) -> None:
+        if self.task.startswith(self.wanted):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def trained(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> recipe.Trained:
+    return recipe.train(config_for(tones, tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def test_run_folder_holds_figures_pictures_and_how_to_repeat(trained: recipe.Trained) -> None:
+    names = {path.name for path in trained.run.iterdir()}
+    assert names == {
+        "checkpoint.pt", "float.pt", "fake_quantized.pt", "metrics.json", "run.json", "curves.png", "confusion.png"
+    }  # fmt: skip
+    metrics = json.loads((trained.run / "metrics.json").read_text())
+    assert metrics["labels"] == ["low", "high", "_silence_", "_unknown_"]
+    assert {"float", "qat", "int8"} <= metrics.keys()
+    run = json.loads((trained.run / "run.json").read_text())
+    assert run["command"] == "kws train --data tones --keywords low,high --out whole --network tc-resnet --epochs 2"
+    assert run["versions"]["torch"] == torch.__version__
+    assert len(run["data"]["sha256"]) == 64
+    assert [row["phase"] for row in run["history"]] == ["float", "float", "qat", "qat"]
+
+
+def test_integers_compute_what_qat_evaluated(trained: recipe.Trained) -> None:
+    agreement = json.loads((trained.run / "metrics.json").read_text())["fake_quantized_against_int8"]
+    assert agreement["largest_difference"] <= 1
+    assert agreement["equal"] >= 0.95  # of 64 logits: the proof over thousands is in test_compare
+
+
+def test_saved_fake_quantized_network_gives_the_same_graph(trained: recipe.Trained) -> None:
+    model = qat.load(trained.run / "fake_quantized.pt")
+    graph = recipe.convert(model, trained.frontend.input_shape)
+    for name, tensor in trained.graph.tensors.items():
+        if tensor.data is not None:
+            assert np.array_equal(tensor.data, graph.tensors[name].data)
+
+
+def test_validation_holds_no_training_clip(trained: recipe.Trained, tones: Path) -> None:
+    listed = set((tones / "validation_list.txt").read_text().split())
+    named = {name for name in trained.validation.names if "/" in name}
+    assert named <= listed
+    assert len(named) == 14  # 6 + 6 of the keywords, 10 % rounded up of unknown
+    assert len(trained.validation.names) == 16
+
+
+@pytest.mark.parametrize("epoch", ["float epoch 1", "float epoch 2", "qat epoch 1", "qat epoch 2"])
+def test_interrupted_and_resumed_gives_the_same_bits(
+    trained: recipe.Trained, tones: Path, tmp_path: Path, epoch: str
+) -> None:
+    config = config_for(tones, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(config, progress=Interrupt(epoch))
+    torch.rand(7)  # what else the process did with its random state does not matter
+    resumed = recipe.train(config, resume=True)
+    whole, again = (checkpoint.load(run / "checkpoint.pt") for run in (trained.run, resumed.run))
+    assert all(torch.equal(whole["model"][name], again["model"][name]) for name in whole["model"])
+    assert np.array_equal(trained.logits, resumed.logits)
+    assert json.loads((resumed.run / "metrics.json").read_text()) == json.loads(
+        (trained.run / "metrics.json").read_text()
+    )
+
+
+def test_resume_of_a_finished_training_changes_nothing(trained: recipe.Trained, tones: Path) -> None:
+    again = recipe.train(config_for(tones, trained.run), resume=True)
+    assert np.array_equal(again.logits, trained.logits)
+
+
+def test_run_folder_is_not_overwritten(trained: recipe.Trained, tones: Path) -> None:
+    with pytest.raises(UsageError, match="holds a training already"):
+        recipe.train(config_for(tones, trained.run))
+
+
+def test_resume_with_other_settings_names_them(trained: recipe.Trained, tones: Path) -> None:
+    with pytest.raises(UsageError, match="--resume with another seed, epochs"):
+        recipe.train(config_for(tones, trained.run, epochs=3, seed=1), resume=True)
+
+
+def test_resume_after_the_data_changed_is_refused(trained: recipe.Trained, tones: Path, tmp_path: Path) -> None:
+    state = torch.load(trained.run / "checkpoint.pt", weights_only=True)
+    (tmp_path / "run").mkdir()
+    torch.save({**state, "data": "another"}, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(DataError, match="the recordings changed"):
+        recipe.train(config_for(tones, tmp_path / "run"), resume=True)
+
+
+def test_resume_without_a_checkpoint_says_so(tones: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no checkpoint to resume from"):
+        recipe.train(config_for(tones, tmp_path / "run"), resume=True)
+
+
+def test_post_training_quantization_needs_no_qat(tones: Path, tmp_path: Path) -> None:
+    config = config_for(tones, tmp_path / "ptq", ptq=True, calibration="percentile", epochs=1)
+    trained = recipe.train(config)
+    metrics = json.loads((trained.run / "metrics.json").read_text())
+    assert {"float", "ptq", "int8"} <= metrics.keys()
+    assert "--ptq --calibration percentile" in trained.provenance["command"]
+    assert metrics["fake_quantized_against_int8"]["largest_difference"] <= 1
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    rates = np.array([learning_rate(step, 1000, 0.1, 0.1) for step in range(1000)])
+    assert rates[0] < 0.002
+    assert rates.max() == pytest.approx(0.1)
+    assert rates.argmax() == 100
+    assert (np.diff(rates[:100]) > 0).all()
+    assert (np.diff(rates[100:]) < 0).all()
+    assert rates[-1] < 1e-6
+
+
+def test_epochs_follow_the_size_of_the_corpus() -> None:
+    config = TrainConfig(data=(), keywords=("a",), out=Path("run"))
+    assert config.epochs_for(20_000) < config.epochs_for(500)
+    assert config.qat_epochs_for(20_000) >= 1
+    assert dataclasses.replace(config, epochs=3).epochs_for(20_000) == 3
+    assert dataclasses.replace(config, ptq=True).qat_epochs_for(20_000) == 0

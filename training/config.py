@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that decides a training, in one frozen place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.augment import AugmentConfig
+from training.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training. Name data, keywords and run folder; the rest has good defaults."""
+
+    data: tuple[Path, ...]
+    keywords: tuple[str, ...]
+    out: Path
+    train_only: tuple[Path, ...] = ()
+    network: str = "ds-cnn-s"
+    preset: str = "mfb40"
+    ptq: bool = False  # quantize after training, without fine-tuning
+    calibration: str = "minmax"  # of --ptq
+    scheme: str = "affine"
+    weights: str = "per-channel"
+    rounding: str = "single"
+    seed: int = 0
+    broken: str = "skip"  # or "fail": what a clip that cannot be read does
+    epochs: int | None = None  # of the float phase; None: from the size of the corpus
+    batch_size: int = 100
+    learning_rate: float = 4e-3  # peak; linear warm-up, then cosine to zero
+    qat_learning_rate: float = 4e-4
+    warmup_share: float = 0.05  # of the steps
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.05
+    qat_share: float = 0.15  # QAT epochs, of the float epochs
+    frozen_share: float = 0.4  # of the QAT epochs, the last, with ranges and BN statistics fixed
+    calibration_clips: int = 512
+    sampling: Sampling = field(default_factory=Sampling)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def epochs_for(self, plan_length: int) -> int:
+        """Float epochs: as asked, or as many as show the network 40,000 clips and at least 45 times the corpus."""
+        return self.epochs or max(45, math.ceil(40_000 / plan_length))
+
+    def qat_epochs_for(self, plan_length: int) -> int:
+        """QAT epochs: a share of the float ones, 0 with `ptq`."""
+        return 0 if self.ptq else max(1, round(self.qat_share * self.epochs_for(plan_length)))
+
+    def command(self) -> str:
+        """The `kws train` call that repeats this training, with folders by name only (a model file should not tell
+        paths)."""
+        words = ["kws", "train"]
+        for folder in self.data:
+            words += ["--data", folder.resolve().name]
+        for folder in self.train_only:
+            words += ["--train-only", folder.resolve().name]
+        words += ["--keywords", ",".join(self.keywords), "--out", self.out.resolve().name]
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if option.name in _OPTIONS and value != option.default:
+                words += [f"--{option.name}"] if value is True else [f"--{option.name}", str(value)]
+        if self.augment.pitch:
+            words += ["--pitch", str(self.augment.pitch)]
+        if self.augment.tempo:
+            words += ["--tempo", str(self.augment.tempo)]
+        return shlex.join(words)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, fit for JSON."""
+        values = dataclasses.asdict(self)
+        values["data"] = [str(path.resolve()) for path in self.data]
+        values["train_only"] = [str(path.resolve()) for path in self.train_only]
+        values["out"] = str(self.out.resolve())
+        values["keywords"] = list(self.keywords)
+        values["augment"]["snr_db"] = list(self.augment.snr_db)
+        return values
+
+
+_OPTIONS = (
+    "network", "preset", "ptq", "calibration", "scheme", "weights", "rounding", "broken", "epochs", "seed",
+)  # fmt: skip

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The epochs of a training: batches made in a thread, the learning rate, a checkpoint after each epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from features.config import FrontendConfig
+from features.torch_frontend import TorchFrontend
+from training import checkpoint, qat, report
+from training.augment import Augmenter, NoisePool
+from training.config import TrainConfig
+from training.dataset import Corpus, Recordings
+from training.report import Progress
+from training.sampling import EpochPlan
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A split as tensors: features (N, n_frames, n_features), labels (N,), and a name for each clip."""
+
+    features: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+
+class Loop:
+    """The epochs of one phase after another, with a checkpoint after each."""
+
+    def __init__(
+        self, config: TrainConfig, frontend: FrontendConfig, corpus: Corpus,
+        training: tuple[Recordings, NoisePool], validation: HeldOut, data: str, progress: Progress,
+    ) -> None:  # fmt: skip
+        self.config, self.validation, self.data, self.progress = config, validation, data, progress
+        self.recordings, pool = training
+        self.plan = EpochPlan(corpus, self.recordings.clips, config.sampling)
+        self.frontend = TorchFrontend(frontend)
+        self.augmenter = Augmenter(config.augment, pool, frontend.clip_samples, frontend.sample_rate)
+        self.hop_length = frontend.hop_length
+        self.silence = len(corpus.keywords)
+        self.label_of = np.array([corpus.label_of(clip.word) for clip in self.recordings.clips] + [self.silence])
+        self.synthetic = np.array([bool(clip.source) for clip in self.recordings.clips] + [False])
+        self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self.phase = "float"
+        self.history: list[dict[str, Any]] = []
+        self.figures: dict[str, Any] = {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint, {} for a fresh start."""
+        if state:
+            self.phase, self.history, self.figures = state["phase"], state["history"], state["figures"]
+
+    def fit(self, phase: str, model: nn.Module, epochs: int, peak: float, state: dict[str, Any]) -> None:
+        """Train `model` for `epochs` epochs of this phase, or for those that `state` says are left."""
+        self.phase = phase
+        n_batches = math.ceil(len(self.plan) / self.config.batch_size)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=self.config.weight_decay)
+        first = 0
+        if state:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            checkpoint.restore_random(state)
+            first = state["epoch"]
+        else:
+            self.save(model, optimizer, 0)
+        freeze_at = round(epochs * (1 - self.config.frozen_share)) if phase == "qat" else epochs
+        for epoch in range(first, epochs):
+            if epoch >= freeze_at:
+                qat.freeze(model)
+            began = time.monotonic()
+            self.progress.start(f"{phase} epoch {epoch + 1} of {epochs}", n_batches)
+            rates = [learning_rate(epoch * n_batches + i, epochs * n_batches, peak, self.config.warmup_share)
+                     for i in range(n_batches)]  # fmt: skip
+            row = self._epoch(model, optimizer, rates, epoch + (0 if phase == "float" else 1_000_000))
+            row |= {"phase": phase, "epoch": epoch + 1, "seconds": round(time.monotonic() - began, 1)}
+            self.history.append(row)
+            self.progress.finish()
+            self.progress.note(
+                f"{phase} {epoch + 1}/{epochs}  loss {row['loss']:.3f}  accuracy {report.percent(row['accuracy'])}  "
+                f"validation {report.percent(row['validation_accuracy'])}  {row['seconds']:.0f} s"
+            )
+            self.save(model, optimizer, epoch + 1)
+
+    def _epoch(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, rates: list[float], epoch: int
+    ) -> dict[str, Any]:
+        model.train()
+        loss_sum = correct = count = 0.0
+        for step, (features, labels) in enumerate(self.batches(epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = rates[step]
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.phase == "float" and has_bfloat16()):
+                output = model(features[:, None])
+            loss = self.loss(output.float(), labels)
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.item() * len(labels)
+            correct += int((output.argmax(1) == labels).sum())
+            count += len(labels)
+            self.progress.advance(step + 1, loss=loss_sum / count, accuracy=correct / count)
+        output = logits(model, self.validation.features)
+        truth = self.validation.labels
+        return {
+            "loss": loss_sum / count,
+            "accuracy": correct / count,
+            "validation_loss": float(nn.functional.cross_entropy(torch.from_numpy(output), truth)),
+            "validation_accuracy": float(np.mean(output.argmax(1) == truth.numpy())),
+        }
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features (B, n_frames, n_features) and labels (B,) of one epoch: a function of (seed, epoch).
+
+        The next batch is made in a thread while the network learns from this one.
+        """
+        order = self.plan.draw(self.config.seed, epoch)
+        parts = [order[i : i + self.config.batch_size] for i in range(0, len(order), self.config.batch_size)]
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._batch, parts[0], epoch, 0)
+            for i in range(len(parts)):
+                ready = ahead.result()
+                if i + 1 < len(parts):
+                    ahead = pool.submit(self._batch, parts[i + 1], epoch, i + 1)
+                yield ready
+
+    def _batch(self, indices: NDArray[np.int64], epoch: int, number: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self.config.seed, epoch, number])
+        clips = [None if i < 0 else self.recordings[i] for i in indices]
+        waveforms = self.augmenter.waveforms(rng, clips, self.synthetic[indices])
+        with torch.inference_mode():
+            features = self.frontend(torch.from_numpy(waveforms)).numpy()
+        self.augmenter.mask(rng, features, self.hop_length)
+        return torch.from_numpy(features), torch.from_numpy(self.label_of[indices])
+
+    def calibration_batches(self) -> Iterator[Tensor]:
+        """Batches (B, 1, n_frames, n_features) of augmented training clips for post-training quantization."""
+        shown = 0
+        for features, _ in self.batches(2_000_000):
+            yield features[:, None]
+            shown += len(features)
+            if shown >= self.config.calibration_clips:
+                return
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+        state = {
+            "config": self.config.to_dict(), "data": self.data, "phase": self.phase, "epoch": epoch,
+            "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+            "history": self.history, "figures": self.figures,
+        }  # fmt: skip
+        checkpoint.save(self.config.out / "checkpoint.pt", state)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware: the float phase then takes about two thirds of the time."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup_share: float) -> float:
+    """Linear from 0 to `peak` over the warm-up, then half a cosine down to 0 at `steps`."""
+    warmup = warmup_share * steps
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def logits(model: nn.Module, features: Tensor, batch_size: int = 256) -> NDArray[np.float32]:
+    """Float logits (N, n_labels) of features (N, n_frames, n_features), in eval mode."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(part[:, None]) for part in torch.split(features, batch_size)]).numpy()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choose the demo corpus out of Google Speech Commands v0.02: ``python data/make_corpus.py SPEECH_COMMANDS data``.
 
-Speakers never cross splits: training clips come from the data set's training speakers; validation and testing share its validation speakers
-between them. Clips are re-encoded as Opus; `validation_list.txt` and `testing_list.txt` name the splits, as in the data set itself.
+Speakers never cross splits: training clips come from the data set's training speakers; validation and testing share its
+validation speakers between them. Clips are re-encoded as Opus; `validation_list.txt` and `testing_list.txt` name the
+splits, as in the data set itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import soundfile as sf
 
 KEYWORDS = ("yes", "stop", "left", "right")
 OTHERS = ("bed", "cat", "eight", "five", "four", "happy", "no", "one", "three", "two", "up", "zero")
-COUNTS = {"keyword": {"training": 120, "validation": 20, "testing": 20}, "other": {"training": 26, "validation": 6, "testing": 5}}
+COUNTS = {
+    "keyword": {"training": 120, "validation": 20, "testing": 20},
+    "other": {"training": 26, "validation": 6, "testing": 5},
+}
 NOISES = ("doing_the_dishes", "exercise_bike", "running_tap")
 NOISE_SECONDS = 20
 SAMPLE_RATE = 16000
@@ -63,8 +67,17 @@ def main(root: Path, out: Path) -> None:
         (out / f"{split}_list.txt").write_text("\n".join(sorted(names)) + "\n")
     (out / "_background_noise_").mkdir(exist_ok=True)
     for name in NOISES:
-        samples, rate = sf.read(root / "_background_noise_" / f"{name}.wav", dtype="int16", frames=NOISE_SECONDS * SAMPLE_RATE)
-        sf.write(out / "_background_noise_" / f"{name}.opus", samples, rate, format="OGG", subtype="OPUS", compression_level=0.9)
+        samples, rate = sf.read(
+            root / "_background_noise_" / f"{name}.wav", dtype="int16", frames=NOISE_SECONDS * SAMPLE_RATE
+        )
+        sf.write(
+            out / "_background_noise_" / f"{name}.opus",
+            samples,
+            rate,
+            format="OGG",
+            subtype="OPUS",
+            compression_level=0.9,
+        )
 
 
 if __name__ == "__main__":

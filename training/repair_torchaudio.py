@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make ``import torchaudio`` work beside a CPU build of torch: ``python -m training.repair_torchaudio``.
 
-torchaudio 2.11 ships a compiled library that wants CUDA's, so beside a CPU torch its import fails. The transforms that this project uses need no
-compiled code: without the library torchaudio takes its own "no extension" path. Only when the import fails is the library removed.
-Safe to run twice; says what it did; exit status 1 when torchaudio still does not import.
+torchaudio 2.11 ships a compiled library that wants CUDA's, so beside a CPU torch its import fails. The transforms that
+this project uses need no compiled code: without the library torchaudio takes its own "no extension" path. Only when the
+import fails is the library removed. Safe to run twice; says what it did; exit status 1 when the import still fails.
 """
 
 from __future__ import annotations

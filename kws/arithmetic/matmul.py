@@ -56,11 +56,13 @@ def acc_bound(
     folded = constant - a_zero_point * centred.sum(axis=1)
     largest = max(abs(a_min), abs(a_max))
     largest_centred = max(abs(a_min - a_zero_point), abs(a_max - a_zero_point))
-    bounds = np.maximum.reduce([
-        np.abs(constant) + np.abs(centred).sum(axis=1) * largest_centred,
-        np.abs(folded) + np.abs(centred).sum(axis=1) * largest,
-        np.abs(folded) + (np.abs(wide).sum(axis=1) + b.shape[1] * abs(b_zero_point)) * largest,
-    ])
+    bounds = np.maximum.reduce(
+        [
+            np.abs(constant) + np.abs(centred).sum(axis=1) * largest_centred,
+            np.abs(folded) + np.abs(centred).sum(axis=1) * largest,
+            np.abs(folded) + (np.abs(wide).sum(axis=1) + b.shape[1] * abs(b_zero_point)) * largest,
+        ]
+    )
     if shift is not None:
         bounds = bounds << np.maximum(shift.astype(np.int64), 0)
     return int(bounds.max())

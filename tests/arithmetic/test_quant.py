@@ -197,9 +197,7 @@ ranges = st.tuples(st.floats(-(2.0**60), 2.0**60), st.floats(-(2.0**60), 2.0**60
 def test_chosen_params_cover_the_range_and_hold_zero(ends, domain, symmetric, power_of_two):
     minimum, maximum = ends
     bits, signed = domain
-    params = choose_params(
-        minimum, maximum, bits=bits, signed=signed, symmetric=symmetric, power_of_two=power_of_two
-    )
+    params = choose_params(minimum, maximum, bits=bits, signed=signed, symmetric=symmetric, power_of_two=power_of_two)
     assert dequantize(quantize([0.0], params), params).tolist() == [0.0]
     slack = params.scale / 2 + (params.real_max - params.real_min) * 2.0**-23  # half a step; S is rounded to float32
     assert params.real_min <= min(minimum, 0.0) + slack

@@ -59,9 +59,19 @@ class Corpus:
         """Keywords in training order, then `_silence_`, `_unknown_`: the order of the logits."""
         return (*self.keywords, SILENCE, UNKNOWN)
 
+    @property
+    def silence(self) -> int:
+        """Index of `_silence_` among the labels."""
+        return len(self.keywords)
+
+    @property
+    def unknown(self) -> int:
+        """Index of `_unknown_` among the labels."""
+        return len(self.keywords) + 1
+
     def label_of(self, word: str) -> int:
         """Index of `word` among the labels; a word that is not a keyword counts as `_unknown_`."""
-        return self.keywords.index(word) if word in self.keywords else len(self.keywords) + 1
+        return self.keywords.index(word) if word in self.keywords else self.unknown
 
     def held_out(self, split: str, seed: int) -> tuple[tuple[Clip, ...], int]:
         """The clips of `validation` or `testing` by the convention, and how many silence clips belong to them.
@@ -230,6 +240,10 @@ class Recordings:
 
     def __getitem__(self, index: int) -> NDArray[np.int16]:
         return self.samples[self.starts[index] : self.starts[index + 1]]
+
+    def part(self, begin: int, end: int) -> Recordings:
+        """Clips `begin` to `end`, over the same samples."""
+        return Recordings(self.clips[begin:end], self.samples, self.starts[begin : end + 1])
 
 
 @dataclass(frozen=True)

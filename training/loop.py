@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,38 +18,42 @@ from torch import Tensor, nn
 
 from features.config import FrontendConfig
 from features.torch_frontend import TorchFrontend
-from training import checkpoint, qat, report
-from training.augment import Augmenter, NoisePool
+from training import checkpoint, qat
+from training.augment import Augmenter
 from training.config import TrainConfig
-from training.dataset import Corpus, Recordings
+from training.dataset import Corpus
+from training.loading import TrainingData
 from training.report import Progress
 from training.sampling import EpochPlan
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """A split as tensors: features (N, n_frames, n_features), labels (N,), and a name for each clip."""
+class Phase:
+    """A stretch of training with a learning rate of its own. `first_epoch` numbers its epochs among all: each number
+    has draws of its own. From epoch `freeze_at` on ranges and batch norm statistics stay fixed (QAT)."""
 
-    features: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
+    name: str
+    epochs: int
+    learning_rate: float
+    first_epoch: int = 0
+    freeze_at: int = sys.maxsize
+    bfloat16: bool = False
 
 
 class Loop:
     """The epochs of one phase after another, with a checkpoint after each."""
 
     def __init__(
-        self, config: TrainConfig, frontend: FrontendConfig, corpus: Corpus,
-        training: tuple[Recordings, NoisePool], validation: HeldOut, data: str, progress: Progress,
-    ) -> None:  # fmt: skip
-        self.config, self.validation, self.data, self.progress = config, validation, data, progress
-        self.recordings, pool = training
+        self, config: TrainConfig, frontend: FrontendConfig, corpus: Corpus, data: TrainingData, progress: Progress
+    ) -> None:
+        self.config, self.data, self.progress = config, data, progress
+        self.recordings, self.validation = data.recordings, data.validation
         self.plan = EpochPlan(corpus, self.recordings.clips, config.sampling)
+        self.n_batches = math.ceil(len(self.plan) / config.batch_size)
         self.frontend = TorchFrontend(frontend)
-        self.augmenter = Augmenter(config.augment, pool, frontend.clip_samples, frontend.sample_rate)
+        self.augmenter = Augmenter(config.augment, data.noise, frontend.clip_samples, frontend.sample_rate)
         self.hop_length = frontend.hop_length
-        self.silence = len(corpus.keywords)
-        self.label_of = np.array([corpus.label_of(clip.word) for clip in self.recordings.clips] + [self.silence])
+        self.label_of = np.array([corpus.label_of(clip.word) for clip in self.recordings.clips] + [corpus.silence])
         self.synthetic = np.array([bool(clip.source) for clip in self.recordings.clips] + [False])
         self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self.phase = "float"
@@ -60,11 +65,10 @@ class Loop:
         if state:
             self.phase, self.history, self.figures = state["phase"], state["history"], state["figures"]
 
-    def fit(self, phase: str, model: nn.Module, epochs: int, peak: float, state: dict[str, Any]) -> None:
-        """Train `model` for `epochs` epochs of this phase, or for those that `state` says are left."""
-        self.phase = phase
-        n_batches = math.ceil(len(self.plan) / self.config.batch_size)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=self.config.weight_decay)
+    def fit(self, phase: Phase, model: nn.Module, state: dict[str, Any]) -> None:
+        """Train `model` for the epochs of `phase`, or for those that the checkpoint `state` says are left."""
+        self.phase = phase.name
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=self.config.weight_decay)
         first = 0
         if state:
             model.load_state_dict(state["model"])
@@ -73,34 +77,30 @@ class Loop:
             first = state["epoch"]
         else:
             self.save(model, optimizer, 0)
-        freeze_at = round(epochs * (1 - self.config.frozen_share)) if phase == "qat" else epochs
-        for epoch in range(first, epochs):
-            if epoch >= freeze_at:
+        self.progress.start(phase.name, phase.epochs * self.n_batches)
+        for epoch in range(first, phase.epochs):
+            if epoch >= phase.freeze_at:
                 qat.freeze(model)
             began = time.monotonic()
-            self.progress.start(f"{phase} epoch {epoch + 1} of {epochs}", n_batches)
-            rates = [learning_rate(epoch * n_batches + i, epochs * n_batches, peak, self.config.warmup_share)
-                     for i in range(n_batches)]  # fmt: skip
-            row = self._epoch(model, optimizer, rates, epoch + (0 if phase == "float" else 1_000_000))
-            row |= {"phase": phase, "epoch": epoch + 1, "seconds": round(time.monotonic() - began, 1)}
+            row = self._epoch(phase, model, optimizer, epoch) | self._validate(model)
+            row |= {"phase": phase.name, "epoch": epoch + 1, "seconds": round(time.monotonic() - began, 1)}
             self.history.append(row)
-            self.progress.finish()
             self.progress.note(
-                f"{phase} {epoch + 1}/{epochs}  loss {row['loss']:.3f}  accuracy {report.percent(row['accuracy'])}  "
-                f"validation {report.percent(row['validation_accuracy'])}  {row['seconds']:.0f} s"
+                f"{phase.name} {epoch + 1}/{phase.epochs}  loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  "
+                f"validation {row['validation_accuracy']:.1%}  {row['seconds']:.0f} s"
             )
             self.save(model, optimizer, epoch + 1)
+        self.progress.finish()
 
-    def _epoch(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, rates: list[float], epoch: int
-    ) -> dict[str, Any]:
+    def _epoch(self, phase: Phase, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, Any]:
         model.train()
+        first, steps = epoch * self.n_batches, phase.epochs * self.n_batches
         loss_sum = correct = count = 0.0
-        for step, (features, labels) in enumerate(self.batches(epoch)):
+        for step, (features, labels) in enumerate(self.batches(phase.first_epoch + epoch), first):
             for group in optimizer.param_groups:
-                group["lr"] = rates[step]
+                group["lr"] = learning_rate(step, steps, phase.learning_rate, self.config.warmup_share)
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.phase == "float" and has_bfloat16()):
+            with torch.autocast("cpu", torch.bfloat16, enabled=phase.bfloat16):
                 output = model(features[:, None])
             loss = self.loss(output.float(), labels)
             loss.backward()
@@ -108,12 +108,12 @@ class Loop:
             loss_sum += loss.item() * len(labels)
             correct += int((output.argmax(1) == labels).sum())
             count += len(labels)
-            self.progress.advance(step + 1, loss=loss_sum / count, accuracy=correct / count)
-        output = logits(model, self.validation.features)
-        truth = self.validation.labels
+            self.progress.advance(step + 1, epoch=epoch + 1, loss=loss_sum / count, accuracy=correct / count)
+        return {"loss": loss_sum / count, "accuracy": correct / count}
+
+    def _validate(self, model: nn.Module) -> dict[str, Any]:
+        output, truth = logits(model, self.validation.features), self.validation.labels
         return {
-            "loss": loss_sum / count,
-            "accuracy": correct / count,
             "validation_loss": float(nn.functional.cross_entropy(torch.from_numpy(output), truth)),
             "validation_accuracy": float(np.mean(output.argmax(1) == truth.numpy())),
         }
@@ -153,7 +153,7 @@ class Loop:
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
         state = {
-            "config": self.config.to_dict(), "data": self.data, "phase": self.phase, "epoch": epoch,
+            "config": self.config.to_dict(), "data": self.data.identity["sha256"], "phase": self.phase, "epoch": epoch,
             "model": model.state_dict(), "optimizer": optimizer.state_dict(),
             "history": self.history, "figures": self.figures,
         }  # fmt: skip

@@ -17,20 +17,20 @@ from torch import nn
 
 from deploy import reference
 from deploy.graph import Graph
-from features.audio import read_audio
 from features.config import FrontendConfig, get_preset
-from features.quantize import clip_samples, quantize_features
-from features.torch_frontend import TorchFrontend
+from features.quantize import quantize_features
 from kws.arithmetic.quant import quantize
 from kws.errors import DataError, UsageError
 from training import checkpoint, qat, report
-from training.augment import NoisePool
 from training.config import TrainConfig
 from training.convert import convert
-from training.dataset import Corpus, Loaded, Recordings, digest, load, scan
-from training.loop import HeldOut, Loop, logits
+from training.dataset import Corpus, scan
+from training.loading import HeldOut, TrainingData, load_data
+from training.loop import Loop, Phase, has_bfloat16, logits
 from training.networks import registry
 from training.report import Progress
+
+QAT_EPOCHS = 1_000_000  # number of the first QAT epoch: however many float epochs there are, its draws are its own
 
 
 @dataclass(frozen=True)
@@ -56,34 +56,41 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
     state = _open_run(config, resume)
     corpus = scan(config.data, train_only=config.train_only, keywords=config.keywords)
     frontend = get_preset(config.preset)
-    training, validation, data = _load_data(config, corpus, frontend, progress)
-    if state and state["data"] != data["sha256"]:
+    data = load_data(config, corpus, frontend, progress)
+    if state and state["data"] != data.identity["sha256"]:
         raise DataError("the recordings changed since the training began", where=config.out, hint="train anew")
     if not state:
         torch.manual_seed(config.seed)
     model = registry.build(config.network, input_shape=frontend.input_shape[:2], n_labels=len(corpus.labels))
     model = cast(Any, model).to(memory_format=torch.channels_last)  # a third faster on CPUs
-    loop = Loop(config, frontend, corpus, training, validation, data["sha256"], progress)
+    loop = Loop(config, frontend, corpus, data, progress)
     loop.restore(state)
 
-    n_float, n_qat = config.epochs_for(len(loop.plan)), config.qat_epochs_for(len(loop.plan))
+    float_phase, qat_phase = _phases(config, len(loop.plan))
     if loop.phase == "float":
-        loop.fit("float", model, n_float, config.learning_rate, state)
-        loop.figures["float"] = report.figures(
-            corpus.labels, validation.labels.numpy(), logits(model, validation.features)
-        )
+        loop.fit(float_phase, model, state)
+        output = logits(model, data.validation.features)
+        loop.figures["float"] = report.figures(corpus.labels, data.validation.labels.numpy(), output)
         checkpoint.save(config.out / "float.pt", {"model": model.state_dict(), "figures": loop.figures})
         state = {}
     scheme = qat.QuantScheme(scheme=config.scheme, weights=config.weights)
     if config.ptq:
-        model.load_state_dict(checkpoint.load(config.out / "float.pt")["model"])
         model = qat.prepare_ptq(model, scheme, calibration=config.calibration)
         qat.calibrate(model, loop.calibration_batches())
     else:
         model = qat.prepare_qat(model, scheme)
-        loop.fit("qat", model, n_qat, config.qat_learning_rate, state)
+        loop.fit(qat_phase, model, state)
         qat.freeze(model)
-    return _finish(config, corpus, frontend, loop, model, validation, data)
+    return _finish(config, corpus, frontend, loop, model, data)
+
+
+def _phases(config: TrainConfig, plan_length: int) -> tuple[Phase, Phase]:
+    n_float, n_qat = config.epochs_for(plan_length), config.qat_epochs_for(plan_length)
+    freeze_at = round(n_qat * (1 - config.frozen_share))
+    return (
+        Phase("float", n_float, config.learning_rate, bfloat16=has_bfloat16()),
+        Phase("qat", n_qat, config.qat_learning_rate, first_epoch=QAT_EPOCHS, freeze_at=freeze_at),
+    )
 
 
 def _open_run(config: TrainConfig, resume: bool) -> dict[str, Any]:
@@ -105,61 +112,16 @@ def _open_run(config: TrainConfig, resume: bool) -> dict[str, Any]:
     return state
 
 
-def _load_data(
-    config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, progress: Progress
-) -> tuple[tuple[Recordings, NoisePool], HeldOut, dict[str, Any]]:
-    """Training clips and noise in memory, the validation split as features, and what identifies the data."""
-    training = [clip for clip in corpus.clips if clip.split == "training"]
-    held_out, n_silence = corpus.held_out("validation", config.seed)
-    progress.start("reading clips", len(training) + len(held_out))
-    loaded = load([*training, *held_out], broken=config.broken, advance=progress.advance)
-    progress.finish()
-    for line in loaded.broken[:5]:
-        progress.note(f"skipped: {line}")
-    if loaded.broken:
-        progress.note(f"{len(loaded.broken)} clips could not be read and were skipped")
-    every = loaded.recordings
-    n_training = sum(clip.split == "training" for clip in every.clips)
-    starts = every.starts[: n_training + 1]
-    recordings = Recordings(every.clips[:n_training], every.samples[: starts[-1]], starts)
-    noise = [read_audio(path, dtype="int16") for path in corpus.noise_files]
-    pool = NoisePool(noise, frontend.clip_samples, "training", config.seed)
-    quiet = NoisePool(noise, frontend.clip_samples, "validation", config.seed)
-    clips = range(n_training, len(every))
-    words = [clip_samples(every[i], frontend.clip_samples).astype(np.float32) / 32768 for i in clips]
-    silence = quiet.silence(np.random.default_rng([config.seed, 8]), n_silence)
-    samples = np.concatenate([np.stack(words), silence])
-    labels = [corpus.label_of(every.clips[i].word) for i in clips] + [len(corpus.keywords)] * n_silence
-    names = [f"{clip.path.parent.name}/{clip.path.name}" for clip in every.clips[n_training:]]
-    names += [f"silence {i}" for i in range(n_silence)]
-    with torch.inference_mode():
-        features = torch.cat([TorchFrontend(frontend)(part) for part in torch.split(torch.from_numpy(samples), 256)])
-    validation = HeldOut(features, torch.tensor(labels), tuple(names))
-    return (recordings, pool), validation, _describe(loaded, n_training)
-
-
-def _describe(loaded: Loaded, n_training: int) -> dict[str, Any]:
-    sources: dict[str, int] = {}
-    for clip in loaded.recordings.clips[:n_training]:
-        name = clip.source or "recorded"
-        sources[name] = sources.get(name, 0) + 1
-    return {
-        "sha256": digest(loaded.hashes),
-        "training_clips": sources,
-        "validation_clips": len(loaded.recordings) - n_training,
-        "broken_clips": len(loaded.broken),
-    }
-
-
 def _finish(
     config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, loop: Loop,
-    model: nn.Module, validation: HeldOut, data: dict[str, Any],
+    model: nn.Module, data: TrainingData,
 ) -> Trained:  # fmt: skip
     """Convert, compare with the integers on validation, write figures and pictures."""
     qat.save(
         config.out / "fake_quantized.pt", model.eval(),
         network=config.network, input_shape=frontend.input_shape[:2], n_labels=len(corpus.labels),
     )  # fmt: skip
+    validation = data.validation
     graph = convert(model, frontend.input_shape, rounding=config.rounding)
     fake = logits(model, validation.features)
     integers = reference.run(graph, quantize_features(validation.features.numpy(), graph.input_params)[..., None])
@@ -177,8 +139,14 @@ def _finish(
     )
     provenance = {
         "command": config.command(), "seed": config.seed, "versions": report.versions(),
-        "git_revision": report.git_revision(), "data": data,
+        "git_revision": report.git_revision(), "data": data.identity,
         "validation_accuracy": {name: figures[name]["accuracy"] for name in list(figures)[:3]},
     }  # fmt: skip
-    report.write_json(config.out / "run.json", {**provenance, "config": config.to_dict(), "history": loop.history})
+    extra = {
+        "config": config.to_dict(),
+        "threads": torch.get_num_threads(),
+        "broken": data.broken,
+        "history": loop.history,
+    }
+    report.write_json(config.out / "run.json", {**provenance, **extra})
     return Trained(config.out, graph, frontend, corpus.labels, validation, integers, provenance)

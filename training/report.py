@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
@@ -133,11 +132,6 @@ def draw_confusion(path: Path, labels: Sequence[str], matrix: Sequence[Sequence[
             color = "white" if share[i, j] > 0.5 else "black"
             axes.text(j, i, str(count), ha="center", va="center", color=color, fontsize=8)
     figure.savefig(path, dpi=100)
-
-
-def percent(share: float) -> str:
-    """0.9342 -> "93.4 %"."""
-    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:

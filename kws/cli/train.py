@@ -107,7 +107,7 @@ class _Bars:
 
         self.display = Display(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+            TimeRemainingColumn(), console=Console(stderr=True), transient=True, speed_estimate_period=300,
         )  # fmt: skip
         self.progress = _progress(self.display)
 
@@ -127,7 +127,7 @@ def _progress(display: Any) -> Progress:
             self.task = display.add_task(task, total=total, figures="")
 
         def advance(self, done: int, **figures: float) -> None:
-            text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            text = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
             display.update(self.task, completed=done, figures=text)
 
         def finish(self) -> None:

@@ -55,8 +55,3 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 def test_versions_name_what_the_numbers_depend_on() -> None:
     assert {"python", "numpy", "torch"} <= report.versions().keys()
-
-
-def test_percent() -> None:
-    assert report.percent(0.9342) == "93.4 %"
-    assert report.percent(float("nan")) == "-"

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a training keeps in memory: samples and noise to train on, the validation split as features."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.audio import read_audio
+from features.config import FrontendConfig
+from features.quantize import clip_samples
+from features.torch_frontend import TorchFrontend
+from kws.errors import DataError
+from training.augment import NoisePool
+from training.config import TrainConfig
+from training.dataset import Corpus, Recordings, digest, load
+from training.report import Progress
+
+NAMED = 20  # broken clips named while training; run.json names all
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A split as tensors: features (N, n_frames, n_features), labels (N,), and a name for each clip."""
+
+    features: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training clips, noise, the validation split; what identifies the data; a line for each clip that was skipped."""
+
+    recordings: Recordings
+    noise: NoisePool
+    validation: HeldOut
+    identity: dict[str, Any]
+    broken: tuple[str, ...]
+
+
+def load_data(config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, progress: Progress) -> TrainingData:
+    """Read the training and validation clips of `corpus`. Raises DataError where a keyword loses all its clips."""
+    training = [clip for clip in corpus.clips if clip.split == "training"]
+    held_out, n_silence = corpus.held_out("validation", config.seed)
+    progress.start("reading clips", len(training) + len(held_out))
+    loaded = load([*training, *held_out], broken=config.broken, advance=progress.advance)
+    progress.finish()
+    _tell_broken(loaded.broken, progress)
+    every = loaded.recordings
+    n_training = sum(clip.split == "training" for clip in every.clips)
+    recordings, rest = every.part(0, n_training), every.part(n_training, len(every))
+    _check_words(corpus, recordings, rest)
+    if not any(corpus.label_of(clip.word) == corpus.unknown for clip in recordings.clips):
+        progress.note("no other words in the data: nothing teaches the network what to ignore")
+    noise = [read_audio(path, dtype="int16") for path in corpus.noise_files]
+    pools = [NoisePool(noise, frontend.clip_samples, split, config.seed) for split in ("training", "validation")]
+    identity = {
+        "sha256": digest(loaded.hashes),
+        "training_clips": dict(Counter(clip.source or "recorded" for clip in recordings.clips)),
+        "validation_clips": len(rest),
+        "broken_clips": len(loaded.broken),
+    }
+    validation = _validation(config, corpus, frontend, rest, pools[1], n_silence)
+    return TrainingData(recordings, pools[0], validation, identity, loaded.broken)
+
+
+def _tell_broken(broken: tuple[str, ...], progress: Progress) -> None:
+    for line in broken[:NAMED]:
+        progress.note(f"skipped {line}")
+    if broken:
+        progress.note(f"{len(broken)} clips could not be read and were skipped")
+
+
+def _check_words(corpus: Corpus, training: Recordings, validation: Recordings) -> None:
+    for split, recordings in (("training", training), ("validation", validation)):
+        lost = set(corpus.keywords) - {clip.word for clip in recordings.clips}
+        if lost:
+            raise DataError(f"no {split} clip of {', '.join(sorted(lost))} can be read")
+
+
+def _validation(
+    config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, words: Recordings, noise: NoisePool, n_silence: int
+) -> HeldOut:
+    """The clips of `words` as they are, and `n_silence` silence clips drawn by the seed."""
+    n = frontend.clip_samples
+    silence = noise.silence(np.random.default_rng([config.seed, 8]), n_silence)
+    samples = np.stack([clip_samples(words[i], n) for i in range(len(words))]).astype(np.float32) / 32768
+    batches = torch.split(torch.from_numpy(np.concatenate([samples, silence])), 256)
+    with torch.inference_mode():
+        features = torch.cat([TorchFrontend(frontend)(batch) for batch in batches])
+    labels = [corpus.label_of(clip.word) for clip in words.clips] + [corpus.silence] * n_silence
+    names = [f"{clip.path.parent.name}/{clip.path.name}" for clip in words.clips]
+    names += [f"silence {i}" for i in range(n_silence)]
+    return HeldOut(features, torch.tensor(labels), tuple(names))

@@ -45,7 +45,7 @@ class TrainingData:
 
 
 def load_data(config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, progress: Progress) -> TrainingData:
-    """Read the training and validation clips of `corpus`. Raises DataError where a keyword loses all its clips."""
+    """Read the training and validation clips of `corpus`. Raises DataError where a keyword has none to train on."""
     training = [clip for clip in corpus.clips if clip.split == "training"]
     held_out, n_silence = corpus.held_out("validation", config.seed)
     progress.start("reading clips", len(training) + len(held_out))
@@ -55,9 +55,7 @@ def load_data(config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, pro
     every = loaded.recordings
     n_training = sum(clip.split == "training" for clip in every.clips)
     recordings, rest = every.part(0, n_training), every.part(n_training, len(every))
-    _check_words(corpus, recordings, rest)
-    if not any(corpus.label_of(clip.word) == corpus.unknown for clip in recordings.clips):
-        progress.note("no other words in the data: nothing teaches the network what to ignore")
+    _check_words(corpus, recordings, rest, progress)
     noise = [read_audio(path, dtype="int16") for path in corpus.noise_files]
     pools = [NoisePool(noise, frontend.clip_samples, split, config.seed) for split in ("training", "validation")]
     identity = {
@@ -77,11 +75,17 @@ def _tell_broken(broken: tuple[str, ...], progress: Progress) -> None:
         progress.note(f"{len(broken)} clips could not be read and were skipped")
 
 
-def _check_words(corpus: Corpus, training: Recordings, validation: Recordings) -> None:
-    for split, recordings in (("training", training), ("validation", validation)):
-        lost = set(corpus.keywords) - {clip.word for clip in recordings.clips}
-        if lost:
-            raise DataError(f"no {split} clip of {', '.join(sorted(lost))} can be read")
+def _check_words(corpus: Corpus, training: Recordings, validation: Recordings, progress: Progress) -> None:
+    lost = set(corpus.keywords) - {clip.word for clip in training.clips}
+    if lost:
+        raise DataError(f"no training clip of {', '.join(sorted(lost))} can be read")
+    unheard = set(corpus.keywords) - {clip.word for clip in validation.clips}
+    if len(unheard) == len(corpus.keywords):
+        raise DataError("no validation clip of any keyword can be read")
+    if unheard:
+        progress.note(f"no validation clip of {', '.join(sorted(unheard))}: nothing says how well they are found")
+    if all(clip.word in corpus.keywords for clip in training.clips):
+        progress.note("no other words in the data: nothing teaches the network what to ignore")
 
 
 def _validation(

@@ -26,6 +26,8 @@ from training.loading import TrainingData
 from training.report import Progress
 from training.sampling import EpochPlan
 
+LINES = 15  # about so many lines are said of a phase
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -85,10 +87,11 @@ class Loop:
             row = self._epoch(phase, model, optimizer, epoch) | self._validate(model)
             row |= {"phase": phase.name, "epoch": epoch + 1, "seconds": round(time.monotonic() - began, 1)}
             self.history.append(row)
-            self.progress.note(
-                f"{phase.name} {epoch + 1}/{phase.epochs}  loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  "
-                f"validation {row['validation_accuracy']:.1%}  {row['seconds']:.0f} s"
-            )
+            if (epoch + 1) % math.ceil(phase.epochs / LINES) == 0 or epoch + 1 == phase.epochs:
+                self.progress.note(
+                    f"{phase.name} {epoch + 1}/{phase.epochs}  loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  "
+                    f"validation {row['validation_accuracy']:.1%}  {row['seconds']:.0f} s"
+                )
             self.save(model, optimizer, epoch + 1)
         self.progress.finish()
 

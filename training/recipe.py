@@ -130,7 +130,9 @@ def _finish(
         "float": loop.figures["float"],
         "ptq" if config.ptq else "qat": report.figures(corpus.labels, truth, fake),
         "int8": report.figures(corpus.labels, truth, integers),
-        "fake_quantized_against_int8": report.agreement(quantize(fake, graph.output_params), integers),
+        "fake_quantized_against_int8": report.agreement(
+            quantize(fake, graph.output_params), integers, validation.names
+        ),
     }
     report.write_json(config.out / "metrics.json", {"labels": list(corpus.labels), "split": "validation", **figures})
     report.draw_curves(config.out / "curves.png", loop.history)

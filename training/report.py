@@ -55,7 +55,7 @@ def figures(labels: Sequence[str], truth: NDArray[np.int64], logits: NDArray[Any
     }
 
 
-def agreement(fake_quantized: NDArray[Any], integers: NDArray[np.int8]) -> dict[str, Any]:
+def agreement(fake_quantized: NDArray[Any], integers: NDArray[np.int8], names: Sequence[str]) -> dict[str, Any]:
     """How the fake-quantized network's logits, as int8, compare with the integer executor's; both (N, n_labels)."""
     difference = np.abs(fake_quantized.astype(np.int64) - integers.astype(np.int64))
     changed = np.argmax(fake_quantized, axis=1) != np.argmax(integers, axis=1)
@@ -63,7 +63,7 @@ def agreement(fake_quantized: NDArray[Any], integers: NDArray[np.int8]) -> dict[
         "logits": int(difference.size),
         "equal": float(np.mean(difference == 0)),
         "largest_difference": int(difference.max(initial=0)),
-        "clips_whose_argmax_differs": np.flatnonzero(changed).tolist(),
+        "clips_whose_argmax_differs": [names[i] for i in np.flatnonzero(changed).tolist()],
     }
 
 

@@ -140,10 +140,18 @@ def test_missing_words_are_named_with_those_found(words: Path) -> None:
         scan([words], keywords=["yes", "stop", "go"])
 
 
-def test_keyword_without_validation_clips_is_named(words: Path) -> None:
-    write_clip(words / "up" / f"{speakers_in('training', 1)[0]}_nohash_0.wav")
-    with pytest.raises(DataError, match="no validation clip of up"):
+def test_keyword_without_training_clips_is_named(words: Path) -> None:
+    write_clip(words / "up" / f"{speakers_in('validation', 1)[0]}_nohash_0.wav")
+    with pytest.raises(DataError, match="no training clip of up"):
         scan([words], keywords=["yes", "up"])
+
+
+def test_some_keyword_needs_validation_clips(words: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "synthetic" / "up" / "v_nohash_0.wav")
+    synthetic = {"train_only": [tmp_path / "synthetic"]}
+    assert scan([words], keywords=["yes", "up"], **synthetic).labels[1] == "up"
+    with pytest.raises(DataError, match="no validation clip of any keyword"):
+        scan([words], keywords=["up"], **synthetic)
 
 
 def test_empty_folders_are_named(words: Path, tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def test_first_of_equal_logits_wins() -> None:
 def test_agreement_counts_steps_and_changed_clips() -> None:
     fake = np.array([[10, 5], [3, 4], [0, 9]])
     integers = np.array([[10, 5], [4, 3], [0, 7]], np.int8)
-    result = report.agreement(fake, integers)
+    result = report.agreement(fake, integers, ("a", "b", "c"))
     assert result["equal"] == pytest.approx(3 / 6)
     assert result["largest_difference"] == 2
-    assert result["clips_whose_argmax_differs"] == [1]
+    assert result["clips_whose_argmax_differs"] == ["b"]
 
 
 def test_json_is_replaced_whole(tmp_path: Path) -> None:

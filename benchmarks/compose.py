@@ -31,7 +31,7 @@ SAMPLE_RATE = 16000
 RECORDED_KEYWORDS = ("yes", "no", "up", "down", "left", "right", "stop", "go")
 TOO_RARE = ("on", "off")  # three validation clips each; keywords of the shipped model, so no other words either
 COMPUTED_NOISE = ("white_noise", "pink_noise")  # the data set has them beside its recorded noises
-WORDS_EACH = 6  # keywords a recording, and as many others
+WORDS, KEYWORDS = 12, 6  # of a recording, and how many of them are keywords
 SECONDS = (25.0, 30.0)
 PAUSE = (0.5, 2.0)
 SNR_DB = (10.0, 20.0)
@@ -89,9 +89,8 @@ def cut(label: str, clip: Samples) -> Spoken:
 def deal(clips: Iterable[Clip], keywords: Sequence[str], count: int, rng: Generator) -> Iterator[list[Spoken]]:
     """The words of `count` recordings, no speaker in two of them; DataError when the speakers do not suffice.
 
-    Speakers are dealt out like cards. Each recording then takes from its own speakers, at random, WORDS_EACH of the
-    keywords (or all, where there are fewer) and WORDS_EACH other words, no word twice. Clips that `trim` refuses are
-    passed over.
+    Speakers are dealt out like cards. Each recording then takes from its own speakers, at random, WORDS words, no word
+    twice; KEYWORDS of them are keywords, or all, where there are fewer. Clips that `trim` refuses are passed over.
     """
     by_speaker: dict[str, list[Clip]] = {}
     for clip in clips:
@@ -99,7 +98,8 @@ def deal(clips: Iterable[Clip], keywords: Sequence[str], count: int, rng: Genera
     speakers = rng.permutation(sorted(by_speaker)).tolist()
     for i in range(count):
         hand = [clip for speaker in speakers[i::count] for clip in by_speaker[speaker]]
-        wanted = {True: min(WORDS_EACH, len(keywords)), False: WORDS_EACH}
+        n_keywords = min(KEYWORDS, len(keywords))
+        wanted = {True: n_keywords, False: WORDS - n_keywords}
         chosen: dict[str, Spoken] = {}
         for j in rng.permutation(len(hand)):
             word = hand[j].word
@@ -134,10 +134,11 @@ def compose(words: Sequence[Spoken], noise: Samples, rng: Generator) -> tuple[Sa
 
 def _pauses(spoken: int, count: int, rng: Generator) -> NDArray[np.int64]:
     """`count` pauses in samples, drawn until they and `spoken` samples of words last SECONDS together."""
-    while True:
+    for _ in range(100_000):
         pauses = (rng.uniform(*PAUSE, count) * SAMPLE_RATE).astype(np.int64)
         if SECONDS[0] <= (spoken + pauses.sum()) / SAMPLE_RATE <= SECONDS[1]:
             return pauses
+    raise DataError(f"{count - 1} words of {spoken / SAMPLE_RATE:.1f} s do not fill {SECONDS[0]} to {SECONDS[1]} s")
 
 
 @click.command()

@@ -235,69 +235,7 @@ def _frames(seconds: float, frontend: FrontendConfig) -> int:
     return max(1, round(seconds * frontend.sample_rate / frontend.hop_length))
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What happened on the way to the events."""
-
-    posteriors: NDArray[np.uint8]
-    """(n_windows, n_labels)"""
-    window_ends: NDArray[np.float64]
-    """The second of the recording at which each window ends."""
-    events: list[Event]
-
-
-class Detector:
-    """Finds the keywords of a model in recordings. `detection` replaces the model's own settings."""
-
-    def __init__(self, model: Model, detection: DetectionConfig | None = None) -> None:
-        self.labels = model.labels
-        self.detection = model.detection if detection is None else detection
-        self.detection.check(model.labels, model.frontend)
-        self._frontend = model.frontend
-        self._graph = model.graph
-        self._lookahead = -(-_frames(LOOKAHEAD, model.frontend) // self.detection.hop)  # windows
-
-    def detect(self, source: str | Path | NDArray[Any]) -> list[Event]:
-        """The events of a sound file, or of mono samples (n,) at the model's rate: int16, or floats in [-1, 1).
-
-        AudioError for a file that cannot be used, and for no samples.
-        """
-        return self.trace(source).events
-
-    def trace(self, source: str | Path | NDArray[Any]) -> Trace:
-        """The same with the posteriors of every window."""
-        if isinstance(source, str | Path):
-            source = read_audio(source, dtype="int16", sample_rate=self._frontend.sample_rate)
-        if source.ndim != 1 or len(source) == 0:
-            raise AudioError(f"samples of shape {source.shape} are not one channel of at least one sample")
-        windows = _Windows(source, self._frontend, self._graph, self.detection.hop, self._lookahead)
-        parts = range(0, len(windows), _WINDOWS_AT_ONCE)
-        posteriors = np.concatenate([
-            posteriors_of(self._graph, run(self._graph, windows.take(start, start + _WINDOWS_AT_ONCE)[..., None]))
-            for start in parts
-        ])  # fmt: skip
-        decider = Decider(self.detection, self._lookahead)
-        firings = decider.push(posteriors) + decider.flush()
-        seconds = len(source) / self._frontend.sample_rate
-        events = [self._event(firing, windows, seconds) for firing in firings]
-        return Trace(posteriors, windows.ends(), events)
-
-    def _event(self, firing: Firing, windows: _Windows, seconds: float) -> Event:
-        age = (firing.seen - firing.window) * self.detection.hop
-        first, last = locate(windows.take(firing.seen, firing.seen + 1)[0], age, self._frontend)
-        offset = windows.first_frame(firing.seen)
-        start, end = (self._edge(offset + frame) for frame in (first, last + 1))
-        score = firing.peak / (POSTERIOR_MAX * self.detection.smoothing)
-        return Event(self.labels[firing.keyword], max(0.0, start), min(end, seconds), score)
-
-    def _edge(self, frame: int) -> float:
-        """The second between frames `frame` - 1 and `frame`, half way between their centres."""
-        hop_length = self._frontend.hop_length
-        samples = frame * hop_length + (self._frontend.frame_length - hop_length) / 2
-        return float(samples / self._frontend.sample_rate)
-
-
-class _Windows:
+class Windows:
     """The windows of a recording as int8 features, with silence before and after it.
 
     Where the front-end does not need the whole clip, it runs once and windows are cut out of its frames.
@@ -334,3 +272,67 @@ class _Windows:
         """The second of the recording at which each window ends."""
         first = np.arange(len(self)) * self._hop - self._frames_before
         return (first * self._frontend.hop_length + self._frontend.clip_samples) / self._frontend.sample_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a network made of a recording, before any decision."""
+
+    windows: Windows
+    posteriors: NDArray[np.uint8]
+    """(n_windows, n_labels)"""
+    seconds: float
+    """Length of the recording."""
+
+
+class Detector:
+    """Finds the keywords of a model in recordings. `detection` replaces the model's own settings."""
+
+    def __init__(self, model: Model, detection: DetectionConfig | None = None) -> None:
+        self.model = model
+        self.detection = model.detection if detection is None else detection
+        self.detection.check(model.labels, model.frontend)
+        self._frontend = model.frontend
+        self._graph = model.graph
+        self._lookahead = -(-_frames(LOOKAHEAD, model.frontend) // self.detection.hop)  # windows
+
+    def detect(self, source: str | Path | NDArray[Any]) -> list[Event]:
+        """The events of a sound file, or of mono samples (n,) at the model's rate: int16, or floats in [-1, 1).
+
+        AudioError for a file that cannot be used, and for no samples.
+        """
+        return self.decide(self.trace(source))
+
+    def trace(self, source: str | Path | NDArray[Any]) -> Trace:
+        """The posteriors of every window of such a source. Errors as in `detect`."""
+        if isinstance(source, str | Path):
+            source = read_audio(source, dtype="int16", sample_rate=self._frontend.sample_rate)
+        if source.ndim != 1 or len(source) == 0:
+            raise AudioError(f"samples of shape {source.shape} are not one channel of at least one sample")
+        windows = Windows(source, self._frontend, self._graph, self.detection.hop, self._lookahead)
+        parts = range(0, len(windows), _WINDOWS_AT_ONCE)
+        posteriors = np.concatenate([
+            posteriors_of(self._graph, run(self._graph, windows.take(start, start + _WINDOWS_AT_ONCE)[..., None]))
+            for start in parts
+        ])  # fmt: skip
+        return Trace(windows, posteriors, len(source) / self._frontend.sample_rate)
+
+    def decide(self, trace: Trace) -> list[Event]:
+        """The events of a trace that this detector made, or another of the same model and `hop`."""
+        decider = Decider(self.detection, self._lookahead)
+        firings = decider.push(trace.posteriors) + decider.flush()
+        return [self._event(firing, trace) for firing in firings]
+
+    def _event(self, firing: Firing, trace: Trace) -> Event:
+        age = (firing.seen - firing.window) * self.detection.hop
+        first, last = locate(trace.windows.take(firing.seen, firing.seen + 1)[0], age, self._frontend)
+        offset = trace.windows.first_frame(firing.seen)
+        start, end = (self._edge(offset + frame) for frame in (first, last + 1))
+        score = firing.peak / (POSTERIOR_MAX * self.detection.smoothing)
+        return Event(self.model.labels[firing.keyword], max(0.0, start), min(end, trace.seconds), score)
+
+    def _edge(self, frame: int) -> float:
+        """The second between frames `frame` - 1 and `frame`, half way between their centres."""
+        hop_length = self._frontend.hop_length
+        samples = frame * hop_length + (self._frontend.frame_length - hop_length) / 2
+        return float(samples / self._frontend.sample_rate)

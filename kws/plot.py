@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from features.float_frontend import features, to_float64
 from features.quantize import quantize_features
-from kws.detector import POSTERIOR_MAX, Trace, keywords_of
+from kws.detector import POSTERIOR_MAX, Detector, Event, Trace, keywords_of
 from kws.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -20,26 +20,29 @@ if TYPE_CHECKING:
 _INCHES_A_SECOND = 0.5
 
 
-def plot_detection(samples: NDArray[Any], model: Model, trace: Trace, out: str | Path, *, title: str = "") -> None:
-    """Write the picture of `samples` (n,) and what `Detector.trace` found in them to the PNG file `out`.
+def plot_detection(
+    samples: NDArray[Any], detector: Detector, trace: Trace, events: list[Event], out: str | Path, *, title: str = ""
+) -> None:
+    """Write the picture of `samples` (n,), of what `detector` made of them and of the events to the PNG file `out`.
 
-    A posterior is drawn where its window has its middle. MissingExtraError without matplotlib.
+    Posteriors are smoothed as the decision sees them and drawn where their windows have their middle; a dashed line is
+    a threshold. MissingExtraError without matplotlib.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("pictures need matplotlib", hint="pip install 'integer-kws[plot]'") from None
-    seconds = len(samples) / model.frontend.sample_rate
-    width = min(60.0, max(10.0, _INCHES_A_SECOND * seconds))
+    model = detector.model
+    width = min(60.0, max(10.0, _INCHES_A_SECOND * trace.seconds))
     figure = Figure(figsize=(width, 7.5), layout="constrained")
     wave, image, curves = figure.subplots(3, 1, sharex=True)
     figure.suptitle(title)
     waveform = to_float64(samples)
     wave.plot(np.arange(len(waveform)) / model.frontend.sample_rate, waveform, linewidth=0.5, color="0.4")
-    wave.set(ylabel="waveform", xlim=(0, seconds))
+    wave.set(ylabel="waveform", xlim=(0, trace.seconds))
     _features(image, samples, model)
-    _posteriors(curves, model, trace)
-    _events(wave, curves, model, trace)
+    _posteriors(curves, detector, trace)
+    _events(wave, curves, model, events)
     figure.savefig(out, dpi=100, format="png")
 
 
@@ -53,16 +56,25 @@ def _features(axes: Any, samples: NDArray[Any], model: Model) -> None:
     axes.set(ylabel="mel band" if model.frontend.kind == "mfb" else "coefficient")
 
 
-def _posteriors(axes: Any, model: Model, trace: Trace) -> None:
-    middles = trace.window_ends - model.frontend.clip_samples / model.frontend.sample_rate / 2
-    for index, label in enumerate(keywords_of(model.labels)):
-        axes.plot(middles, trace.posteriors[:, index] / POSTERIOR_MAX, linewidth=1, label=label, color=_color(index))
-    axes.set(ylabel="posterior", ylim=(0, 1.05), xlabel="seconds")
-    axes.legend(loc="upper right", ncols=6, fontsize="small")
+def _posteriors(axes: Any, detector: Detector, trace: Trace) -> None:
+    config = detector.detection
+    frontend = detector.model.frontend
+    hop_seconds = config.hop * frontend.hop_length / frontend.sample_rate
+    middles = (
+        trace.windows.ends() - (frontend.clip_samples / frontend.sample_rate + (config.smoothing - 1) * hop_seconds) / 2
+    )
+    largest = POSTERIOR_MAX * config.smoothing
+    for index, label in enumerate(keywords_of(detector.model.labels)):
+        sums = np.convolve(trace.posteriors[:, index].astype(np.int64), np.ones(config.smoothing, np.int64))
+        axes.plot(middles, sums[: len(middles)] / largest, linewidth=1, label=label, color=_color(index))
+    for threshold in sorted(set(config.thresholds)):
+        axes.axhline(threshold / largest, color="0.6", linewidth=0.8, linestyle="--")
+    axes.set(ylabel="smoothed posterior", ylim=(0, 1.25), xlabel="seconds")  # room for the legend
+    axes.legend(loc="upper right", ncols=10, fontsize="small")
 
 
-def _events(wave: Any, curves: Any, model: Model, trace: Trace) -> None:
-    for event in trace.events:
+def _events(wave: Any, curves: Any, model: Model, events: list[Event]) -> None:
+    for event in events:
         color = _color(model.labels.index(event.label))
         for axes in (wave, curves):
             axes.axvspan(event.start, event.end, color=color, alpha=0.25, linewidth=0)

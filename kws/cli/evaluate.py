@@ -23,11 +23,11 @@ SPLITS = ("testing", "validation", "training", "all")
 @click.option("--split", type=click.Choice(SPLITS), default="testing", show_default=True, help="Whose clips.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(model: str, data: Path, split: str, as_json: bool) -> int:
-    """Measure a model on single words: accuracy, recall, false accepts, with 95 % intervals.
+    """Measure a model on single words.
 
-    The split of a clip is that of DATA's lists, or of its speaker's hash. Words that are no labels count as
-    _unknown_, a folder _silence_ as silence. Clips that cannot be read are named and left out, and the exit code is
-    then 1.
+    Prints accuracy, recall and false accepts with 95 % intervals. The split of a clip is that of DATA's lists, or of
+    its speaker's hash. Words that are no labels count as _unknown_, a folder _silence_ as silence. Clips that cannot
+    be read are named and left out, and the exit code is then 1.
     """
     from kws.evaluate import evaluate as run
 

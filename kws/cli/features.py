@@ -21,7 +21,7 @@ from kws.errors import UsageError
 def features(
     file: Path, preset: str | None, model: str | None, png: Path | None, npy: Path | None, verbose: bool
 ) -> None:
-    """Compute the features of a recording, as a picture or as an array."""
+    """Show what the network sees of a recording, as a picture or as an array."""
     if preset and model:
         raise UsageError("--preset and --model contradict each other")
     if not png and not npy:

@@ -16,7 +16,7 @@ from kws.cli.common import PATH, load_model, model_option, progress, sound_files
 from kws.errors import KwsError, UsageError
 
 if TYPE_CHECKING:
-    from kws.detector import Event
+    from kws.detector import Detector, Event
 
 Writer = Callable[[Path, "list[Event]"], None]
 
@@ -37,45 +37,51 @@ Writer = Callable[[Path, "list[Event]"], None]
 )
 @verbose_option
 def infer(files: tuple[Path, ...], model: str, format_: str, png: bool, verbose: bool) -> int:
-    """Find keywords in recordings of any length, format and rate; folders are searched for recordings.
+    """Find keywords in recordings.
 
-    Each event has a start and an end in seconds and a score up to 1. A file that cannot be used is named and the
-    others go on; the exit code is then 1.
+    Any length, sound format and rate will do; folders are searched for recordings. Each event has a start and an end
+    in seconds and a score up to 1. A file that cannot be used is named and the others go on; the exit code is then 1.
     """
-    from features.audio import read_audio
     from kws.detector import Detector
 
     paths = sound_files(files)
     if format_ == "audacity" and len(paths) > 1:
-        raise UsageError("an Audacity label track belongs to one recording", hint="give one file, or use --format rttm")
-    loaded = load_model(model)
-    detector = Detector(loaded)
+        raise UsageError("an Audacity label track belongs to one recording", hint="give one file, or --format rttm")
+    detector = Detector(load_model(model))
     write = _writer(format_)
     failed = found = 0
     with progress("listening") as update:
         for done, path in enumerate(paths, 1):
-            notes: list[str] = []
             try:
-                samples = read_audio(path, dtype="int16", sample_rate=loaded.frontend.sample_rate, notes=notes)
-                trace = detector.trace(samples)
-                if png:
-                    from kws.plot import plot_detection
-
-                    plot_detection(samples, loaded, trace, path.with_suffix(".png"), title=path.name)
-                    notes.append(f"{path}: drawn into {path.with_suffix('.png')}")
+                events = _listen(detector, path, png, verbose)
+                write(path, events)
+                found += len(events)
             except KwsError as error:
                 click.echo(f"kws: {error}", err=True)
                 failed += 1
-                continue
-            finally:
-                update(done, len(paths))
-            for note in notes if verbose else []:
-                click.echo(note, err=True)
-            write(path, trace.events)
-            found += len(trace.events)
+            update(done, len(paths))
     if format_ == "table":
         click.echo(f"{found} events in {len(paths) - failed} of {len(paths)} recordings", err=True)
     return 1 if failed else 0
+
+
+def _listen(detector: Detector, path: Path, png: bool, verbose: bool) -> list[Event]:
+    """The events of one file, with its picture beside it where that is wanted."""
+    from features.audio import read_audio
+
+    notes: list[str] = []
+    samples = read_audio(path, dtype="int16", sample_rate=detector.model.frontend.sample_rate, notes=notes)
+    trace = detector.trace(samples)
+    events = detector.decide(trace)
+    if png:
+        from kws.plot import plot_detection
+
+        picture = path.with_suffix(".png")
+        plot_detection(samples, detector, trace, events, picture, title=path.name)
+        notes.append(f"{path}: drawn into {picture}")
+    for note in notes if verbose else []:
+        click.echo(note, err=True)
+    return events
 
 
 def _writer(format_: str) -> Writer:

@@ -23,10 +23,11 @@ _HEAD += ["multiplier", "shift", "MACs", "bytes", "largest sum"]
 @click.command()
 @click.argument("model", default=DEFAULT_MODEL)
 def inspect(model: str) -> None:
-    """Show a model: labels, front-end, detection, and each layer's shape, scales, multipliers, cost and proven bound.
+    """Show what is in a model.
 
-    MODEL is a .kws file, a run folder, or the name of a model that ships. A multiplier and its shift stand for
-    multiplier * 2^(shift - 31). The largest sum is the bound of every int32 intermediate, which must stay below 2^31.
+    Labels, front-end, detection, and of each layer shape, scales, multipliers, cost and proven bound. MODEL is a .kws
+    file, a run folder, or the name of a model that ships. A multiplier and its shift stand for multiplier * 2^(shift
+    - 31). The largest sum is the bound of every int32 intermediate, which must stay below 2^31.
     """
     loaded = load_model(model)
     click.echo("\n".join(summary(loaded)))

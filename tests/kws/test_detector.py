@@ -19,7 +19,7 @@ from features.config import get_preset
 from features.float_frontend import features
 from features.quantize import quantize_features
 from kws.arithmetic.quant import QuantParams
-from kws.detector import Decider, DetectionConfig, Detector, _Windows, keywords_of, locate, posteriors_of
+from kws.detector import Decider, DetectionConfig, Detector, Windows, keywords_of, locate, posteriors_of
 from kws.errors import AudioError, KwsError, ModelError
 from kws.model import Model
 
@@ -244,7 +244,7 @@ def test_windows_are_the_clips_own_features(preset: str, hop: int, tone_model: M
     """Cut out of the recording's frames or computed one by one, a window is what `Model.logits` sees of its samples."""
     frontend = get_preset(preset)
     samples = make_tones(1.7, ("low", 0.5, 0.4))
-    windows = _Windows(samples, frontend, tone_model.graph, hop, 2)
+    windows = Windows(samples, frontend, tone_model.graph, hop, 2)
     before, step = -windows.first_frame(0) * frontend.hop_length, hop * frontend.hop_length
     padded = np.pad(samples, (before, 32000))
     clips = np.stack([padded[i * step : i * step + frontend.clip_samples] for i in range(len(windows))])

@@ -10,9 +10,7 @@ runtime gets right, in all and without on and off. It shows that reading, featur
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from host import date_and_cpu
 from numpy.typing import NDArray
 from tflite_micro import runtime
 
@@ -83,12 +82,6 @@ def clips(data: Path) -> Iterator[tuple[str, NDArray[Any]]]:
             yield label, features(samples, config)
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of twelve folders.")
 @click.option("--model", type=click.Path(path_type=Path, exists=True), required=True, help="kws_ref_model.tflite")
@@ -96,7 +89,7 @@ def main(data: Path, model: Path) -> None:
     names, values = zip(*clips(data), strict=True)
     labels, batch = np.array(names), np.stack(values)
     kept = ~np.isin(labels, SET_ASIDE)
-    print(f"{date.today()}, {cpu_name()}")
+    print(date_and_cpu())
     print(", ".join(f"{name} {version(name)}" for name in ("numpy", "tflite-micro", "ai-edge-litert")))
     print("python benchmarks/mlperf_tiny.py --data SPEECH_COMMANDS_TEST_SET_V0.02 --model kws_ref_model.tflite\n")
     print(f"{'clips right of':<26} {len(labels):>6,}  {kept.sum():>6,} without on and off")

@@ -21,8 +21,8 @@ from kws.arithmetic.quant import QuantParams, clamp_range
 from kws.errors import ModelError
 from training.fake_quantized import bias_step
 from training.networks.layers import Add, AveragePool, CropTime, FeaturesAsChannels
-from training.qat import DeQuantStub, QuantStub, quantizer_of
-from training.trace import Call, consumers, trace
+from training.qat import DeQuantStub, QuantStub, op_quantizer, quantizer_of
+from training.trace import Call, trace
 
 INPUT = "input"
 
@@ -30,8 +30,8 @@ INPUT = "input"
 def convert(model: nn.Module, input_shape: tuple[int, int, int], rounding: str = "single") -> Graph:
     """The graph of a frozen fake-quantized network from `training.qat`, every requantization under `rounding`.
 
-    `input_shape` is (T, F, 1), as the front-end has it. Raises ModelError for a module that has no integer op, and for
-    a network whose observers are still on.
+    `input_shape` is (T, F, channels), as the front-end has it. Raises ModelError for a module that has no integer op,
+    and for a network whose observers are still on.
     """
     calls = trace(model)
     shapes = _output_shapes(model, calls, input_shape)
@@ -57,17 +57,6 @@ def tensor_names(calls: list[Call]) -> dict[str, str]:
         else:
             names[call.name] = call.name
     return names
-
-
-def op_quantizer(call: Call, calls: list[Call]) -> nn.Module:
-    """The fake quantizer of the op that `call` becomes: its module's, or that of the ReLU6 that reads it."""
-    readers = [reader.module for reader in consumers(calls, call.name)]
-    quantizer = quantizer_of(call.module) or next(map(quantizer_of, readers), None)
-    if quantizer is None:
-        raise ModelError("its output is not quantized", where=f"module '{call.name}'")
-    if any(isinstance(reader, nn.ReLU6) for reader in readers) and quantizer_of(call.module) is not None:
-        raise ModelError("feeds a ReLU6 and another module", where=f"module '{call.name}'")
-    return quantizer
 
 
 def quant_params(quantizer: nn.Module) -> QuantParams:
@@ -166,9 +155,9 @@ def _output_shapes(model: nn.Module, calls: list[Call], input_shape: tuple[int, 
         return hook
 
     hooks = [call.module.register_forward_hook(keep(call.name)) for call in calls]
-    time, features, _ = input_shape
+    time, features, channels = input_shape
     with torch.no_grad():
-        model.eval()(torch.zeros(1, 1, time, features))
+        model.eval()(torch.zeros(1, channels, time, features))
     for hook in hooks:
         hook.remove()
     return shapes

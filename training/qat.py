@@ -44,8 +44,9 @@ from torch.ao.quantization import (
 from torch.ao.quantization import prepare_qat as torch_prepare_qat
 
 from kws.errors import ModelError, UsageError
-from training.fake_quantized import FakeQuantizedLayer, QatConv2d, QatConvBn2d, QatLinear
+from training.fake_quantized import FakeQuantizedLayer, QatConv2d, QatConvBn2d, QatLinear, bias_step
 from training.networks.layers import Add, AveragePool, ConvBn
+from training.ties import tie_free_scale
 from training.trace import Call, consumers, trace
 
 __all__ = ["DeQuantStub", "QuantScheme", "QuantStub"]
@@ -94,6 +95,14 @@ def fuse_conv_bn(model: nn.Module) -> None:
             fuse(module, ["conv", "bn"], inplace=True)
 
 
+def qconfig(scheme: QuantScheme, observer: str = "moving-average") -> QConfig:
+    """The fake quantizers of one layer: of its output (int8, all 256 values) and of its weight.
+
+    `observer` says how the output's range is found: "moving-average" of the extremes (QAT), or as for `prepare_ptq`.
+    """
+    return QConfig(activation=_activation(scheme, _OBSERVERS[observer]), weight=_weight(scheme))
+
+
 def prepare_qat(model: nn.Module, scheme: QuantScheme) -> nn.Module:
     """A fake-quantized copy of a trained float network, in train mode, its observers on (moving averages).
 
@@ -133,13 +142,21 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         cast(Any, quantizer).scale = scale
         cast(Any, quantizer).zero_point = zero_point.int()
         quantizer.enable_fake_quant()
+    _avoid_ties(model)
 
 
 def freeze(model: nn.Module) -> None:
     """Stops the observers and the batch norms' statistics: from here on training sees the (S, Z) of the conversion.
 
-    Biases, which depend on the statistics, are snapped to their int32 grid from here on in train mode too.
+    Biases, which depend on the statistics, are snapped to their int32 grid from here on in train mode too. The last
+    bits of the weights' scales are chosen by `training.ties` for the biases as they are, so call this again after the
+    last step of training.
     """
+    _stop(model)
+    _avoid_ties(model)
+
+
+def _stop(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FakeQuantizeBase):
             module.disable_observer()
@@ -175,7 +192,7 @@ def load(path: Path) -> nn.Module:
         raise ModelError(f"is not a fake-quantized network: {error}", where=path) from None
     if keys.unexpected_keys or not all(name.endswith(_OBSERVED) for name in keys.missing_keys):
         raise ModelError(f"does not fit network {meta['network']}", where=path)
-    freeze(model)
+    _stop(model)
     return model.eval()
 
 
@@ -186,12 +203,32 @@ def quantizer_of(module: nn.Module) -> FakeQuantizeBase | None:
     return quantizer if isinstance(quantizer, FakeQuantizeBase) else None
 
 
-class _FakeQuantize(FakeQuantize):
-    """torch's FakeQuantize that observes in train mode only, and whose scale can be rounded up to a power of two."""
+def op_quantizer(call: Call, calls: list[Call]) -> FakeQuantizeBase:
+    """The fake quantizer of the op that `call` becomes: its module's, or that of the ReLU6 that reads it.
 
-    def __init__(self, *, power_of_two: bool = False, **options: Any) -> None:
+    Raises ModelError where there is none, and where a ReLU6 shares what it reads with another module.
+    """
+    readers = [reader.module for reader in consumers(calls, call.name)]
+    own = quantizer_of(call.module)
+    quantizer = own or next(filter(None, map(quantizer_of, readers)), None)
+    if quantizer is None:
+        raise ModelError("its output is not quantized", where=f"module '{call.name}'")
+    if own and any(isinstance(reader, nn.ReLU6) for reader in readers):
+        raise ModelError("feeds a ReLU6 and another module", where=f"module '{call.name}'")
+    return quantizer
+
+
+class _FakeQuantize(FakeQuantize):
+    """torch's FakeQuantize that observes in train mode only, and whose scale can be rounded up to a power of two.
+
+    With `at_input` it rounds in eval mode as `kws.arithmetic.quant.quantize` does, the sum with Z, for features enter
+    the integers by that.
+    """
+
+    def __init__(self, *, power_of_two: bool = False, at_input: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.power_of_two = power_of_two
+        self.at_input = at_input
 
     def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
         scale, zero_point = super().calculate_qparams()
@@ -205,6 +242,9 @@ class _FakeQuantize(FakeQuantize):
         return power, zero_point
 
     def forward(self, X: Tensor) -> Tensor:
+        if self.at_input and not self.training and self.fake_quant_enabled:
+            total = (X.double() * torch.reciprocal(self.scale).double() + self.zero_point).float()
+            return (torch.clamp(torch.round(total), self.quant_min, self.quant_max) - self.zero_point) * self.scale
         if self.training or not self.observer_enabled:
             return _single(super().forward(X))
         self.disable_observer()
@@ -263,14 +303,17 @@ def _prepare(model: nn.Module, scheme: QuantScheme, observer: str) -> nn.Module:
 def _set_qconfig(call: Call, readers: list[Call], scheme: QuantScheme, observer: str) -> None:
     """Gives the module of `call` its fake quantizers. What only a ReLU6 reads gets none: the ReLU6's is the op's."""
     module = call.module
-    into_relu6 = bool(readers) and all(isinstance(reader.module, nn.ReLU6) for reader in readers)
-    activation = nn.Identity if into_relu6 else _activation(scheme, _OBSERVERS[observer])
+    config = qconfig(scheme, observer)
+    if readers and all(isinstance(reader.module, nn.ReLU6) for reader in readers):
+        config = config._replace(activation=nn.Identity)
     if isinstance(module, nn.ReLU6):
-        cast(Any, module).qconfig = QConfig(activation=_relu6(scheme), weight=nn.Identity)
-    elif isinstance(module, QuantStub | ConvBn2d | nn.Conv2d | nn.Linear):
-        cast(Any, module).qconfig = QConfig(activation=activation, weight=_weight(scheme))
+        cast(Any, module).qconfig = config._replace(activation=_relu6(scheme))
+    elif isinstance(module, QuantStub):
+        cast(Any, module).qconfig = config._replace(activation=config.activation.with_args(at_input=True))
+    elif isinstance(module, ConvBn2d | nn.Conv2d | nn.Linear):
+        cast(Any, module).qconfig = config
     elif isinstance(module, Add):
-        cast(Any, module.functional).qconfig = QConfig(activation=activation, weight=nn.Identity)
+        cast(Any, module.functional).qconfig = config
     elif isinstance(module, nn.BatchNorm2d | nn.ReLU):
         raise ModelError(f"{type(module).__name__} cannot be quantized here", where=f"module '{call.name}'",
                          hint="write convolution, batch norm and ReLU6 as a ConvBn")  # fmt: skip
@@ -317,6 +360,23 @@ def _link_inputs(model: nn.Module) -> None:
 def _single(x: Tensor) -> Tensor:
     """What a FakeQuantizedLayer computes in float64, as float32 again once it lies on a grid."""
     return x.to(torch.float32)
+
+
+def _avoid_ties(model: nn.Module) -> None:
+    """Chooses the last bits of every weight scale by `tie_free_scale`. Powers of two have no last bits to choose."""
+    if cast(Any, model).quant_scheme.power_of_two:
+        return
+    calls = trace(model)
+    for call in calls:
+        if isinstance(call.module, FakeQuantizedLayer):
+            layer, output = cast(Any, call.module), cast(Any, op_quantizer(call, calls))
+            with torch.no_grad():
+                bias = torch.round(layer.quantized()[1].double() / bias_step(layer)).long().cpu().numpy()
+            ratio = float(layer.input_quantizer[0].scale) / float(output.scale)
+            scales = layer.weight_fake_quant.scale
+            shares = bias[:, None] if len(scales) > 1 else bias[None]
+            chosen = [tie_free_scale(float(scale), ratio, share) for scale, share in zip(scales, shares, strict=True)]
+            scales.copy_(torch.tensor(chosen))
 
 
 def _observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -16,7 +16,7 @@ import click
 
 from kws.errors import KwsError
 
-COMMANDS = ("train", "evaluate", "infer", "export", "inspect", "features")
+COMMANDS = ("train", "evaluate", "infer", "export", "inspect", "features", "demo")
 
 
 class _Commands(click.Group):

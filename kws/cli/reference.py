@@ -17,12 +17,12 @@ files failed), 2 wrong usage, 130 interrupted. Results go to standard output, me
 
 def render() -> str:
     """The content of docs/cli.md."""
-    root = click.Context(cli, info_name="kws", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    root = click.Context(cli, info_name="kws", terminal_width=_WIDTH, **cli.context_settings)
     parts = [_HEAD, _section("kws", cli.get_help(root))]
     for name in cli.list_commands(root):
         command = cli.get_command(root, name)
         assert command is not None
-        context = click.Context(command, info_name=name, parent=root, terminal_width=_WIDTH, max_content_width=_WIDTH)
+        context = click.Context(command, info_name=name, parent=root, terminal_width=_WIDTH)
         parts.append(_section(f"kws {name}", command.get_help(context)))
     return "\n".join(parts)
 

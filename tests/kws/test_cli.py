@@ -7,10 +7,10 @@ import csv
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -315,18 +315,22 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_is_a_bar_on_the_terminals_stderr(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    with common.progress("working") as update:
-        update(1, 2)
-        time.sleep(0.2)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "working" in err
-    assert "50%" in err
+def test_progress_is_a_bar_on_the_terminals_stderr(tone_file: ToneFile, tone_model_file: Path) -> None:
+    """Events still go to standard output when that is a file and standard error is the terminal."""
+    paths = [tone_file(f"{i}.wav", 4, *BURSTS) for i in range(20)]
+    terminal, slave = pty.openpty()
+    process = subprocess.Popen(
+        [KWS, "infer", *paths, "--model", tone_model_file, "--format", "jsonl"],
+        stdout=subprocess.PIPE, stderr=slave, env=os.environ | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(slave)
+    out, _ = process.communicate(timeout=60)
+    screen = os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert [Path(json.loads(line)["file"]) for line in out.splitlines()] == [path for path in paths for _ in range(2)]
+    assert b"listening" in screen
+    assert b"100%" in screen
 
 
 # ---- documents -------------------------------------------------------------------------------------------------------

@@ -315,12 +315,13 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_is_a_bar_on_the_terminals_stderr(tone_file: ToneFile, tone_model_file: Path) -> None:
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_progress_is_a_bar_on_the_terminals_stderr(tone_file: ToneFile, tone_model_file: Path, format_: str) -> None:
     """Events still go to standard output when that is a file and standard error is the terminal."""
     paths = [tone_file(f"{i}.wav", 4, *BURSTS) for i in range(20)]
     terminal, slave = pty.openpty()
     process = subprocess.Popen(
-        [KWS, "infer", *paths, "--model", tone_model_file, "--format", "jsonl"],
+        [KWS, "infer", *paths, "--model", tone_model_file, "--format", format_],
         stdout=subprocess.PIPE, stderr=slave, env=os.environ | {"TERM": "xterm"},
     )  # fmt: skip
     os.close(slave)
@@ -328,7 +329,7 @@ def test_progress_is_a_bar_on_the_terminals_stderr(tone_file: ToneFile, tone_mod
     screen = os.read(terminal, 1 << 16)
     os.close(terminal)
     assert process.returncode == 0
-    assert [Path(json.loads(line)["file"]) for line in out.splitlines()] == [path for path in paths for _ in range(2)]
+    assert out.count(b".wav") == 2 * len(paths)
     assert b"listening" in screen
     assert b"100%" in screen
 

@@ -5,7 +5,7 @@
 The only module that imports `torch.ao.quantization`. Two ways lead to one kind of model, the *fake-quantized* one,
 whose float32 tensors lie on the grids of int8 (S, Z):
 
-* QAT: train the float network; `prepare_qat`; train on; `freeze`; train a little more.
+* QAT: train the float network; `prepare_qat`; train on; `freeze`; train a little more; `avoid_ties`.
 * PTQ: train the float network; `prepare_ptq`; `calibrate`.
 
 Both are saved and loaded with `save` and `load`, and made a graph of with `training.convert.convert`. In eval mode a
@@ -142,26 +142,39 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         cast(Any, quantizer).scale = scale
         cast(Any, quantizer).zero_point = zero_point.int()
         quantizer.enable_fake_quant()
-    _avoid_ties(model)
+    avoid_ties(model)
 
 
 def freeze(model: nn.Module) -> None:
     """Stops the observers and the batch norms' statistics: from here on training sees the (S, Z) of the conversion.
 
-    Biases, which depend on the statistics, are snapped to their int32 grid from here on in train mode too. The last
-    bits of the weights' scales are chosen by `training.ties` for the biases as they are, so call this again after the
-    last step of training.
+    Biases, which depend on the statistics, are snapped to their int32 grid from here on in train mode too.
     """
-    _stop(model)
-    _avoid_ties(model)
-
-
-def _stop(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FakeQuantizeBase):
             module.disable_observer()
         elif isinstance(module, QatConvBn2d):
             module.freeze_bn_stats()
+
+
+def avoid_ties(model: nn.Module) -> None:
+    """Chooses the last bits of every weight scale so that few accumulators come near a tie: see `training.ties`.
+
+    For the biases as they are, so call it once, after the last step of training. Powers of two have no last bits.
+    """
+    if cast(Any, model).quant_scheme.power_of_two:
+        return
+    calls = trace(model)
+    for call in calls:
+        if isinstance(call.module, FakeQuantizedLayer):
+            layer, output = cast(Any, call.module), cast(Any, op_quantizer(call, calls))
+            with torch.no_grad():
+                bias = torch.round(layer.quantized()[1].double() / bias_step(layer)).long().cpu().numpy()
+            ratio = float(layer.input_quantizer[0].scale) / float(output.scale)
+            scales = layer.weight_fake_quant.scale
+            shares = bias[:, None] if len(scales) > 1 else bias[None]
+            chosen = [tie_free_scale(float(scale), ratio, share) for scale, share in zip(scales, shares, strict=True)]
+            scales.copy_(torch.tensor(chosen))
 
 
 def save(path: Path, model: nn.Module, *, network: str, input_shape: tuple[int, int], n_labels: int) -> None:
@@ -192,7 +205,7 @@ def load(path: Path) -> nn.Module:
         raise ModelError(f"is not a fake-quantized network: {error}", where=path) from None
     if keys.unexpected_keys or not all(name.endswith(_OBSERVED) for name in keys.missing_keys):
         raise ModelError(f"does not fit network {meta['network']}", where=path)
-    _stop(model)
+    freeze(model)
     return model.eval()
 
 
@@ -360,23 +373,6 @@ def _link_inputs(model: nn.Module) -> None:
 def _single(x: Tensor) -> Tensor:
     """What a FakeQuantizedLayer computes in float64, as float32 again once it lies on a grid."""
     return x.to(torch.float32)
-
-
-def _avoid_ties(model: nn.Module) -> None:
-    """Chooses the last bits of every weight scale by `tie_free_scale`. Powers of two have no last bits to choose."""
-    if cast(Any, model).quant_scheme.power_of_two:
-        return
-    calls = trace(model)
-    for call in calls:
-        if isinstance(call.module, FakeQuantizedLayer):
-            layer, output = cast(Any, call.module), cast(Any, op_quantizer(call, calls))
-            with torch.no_grad():
-                bias = torch.round(layer.quantized()[1].double() / bias_step(layer)).long().cpu().numpy()
-            ratio = float(layer.input_quantizer[0].scale) / float(output.scale)
-            scales = layer.weight_fake_quant.scale
-            shares = bias[:, None] if len(scales) > 1 else bias[None]
-            chosen = [tie_free_scale(float(scale), ratio, share) for scale, share in zip(scales, shares, strict=True)]
-            scales.copy_(torch.tensor(chosen))
 
 
 def _observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

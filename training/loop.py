@@ -26,6 +26,7 @@ from training.loading import TrainingData
 from training.report import Progress
 from training.sampling import EpochPlan
 
+CHECKPOINT, FLOAT = "checkpoint.pt", "float.pt"  # the last epoch; the end of the float phase
 LINES = 15  # about so many lines are said of a phase
 
 
@@ -78,7 +79,7 @@ class Loop:
             checkpoint.restore_random(state)
             first = state["epoch"]
         else:
-            self.save(model, optimizer, 0)
+            self.save(CHECKPOINT, model, optimizer)
         self.progress.start(phase.name, phase.epochs * self.n_batches)
         for epoch in range(first, phase.epochs):
             if epoch >= phase.freeze_at:
@@ -92,7 +93,7 @@ class Loop:
                     f"{phase.name} {epoch + 1}/{phase.epochs}  loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  "
                     f"validation {row['validation_accuracy']:.1%}  {row['seconds']:.0f} s"
                 )
-            self.save(model, optimizer, epoch + 1)
+            self.save(CHECKPOINT, model, optimizer, epoch + 1)
         self.progress.finish()
 
     def _epoch(self, phase: Phase, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, Any]:
@@ -154,13 +155,14 @@ class Loop:
             if shown >= self.config.calibration_clips:
                 return
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    def save(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, epoch: int = 0) -> None:
+        """Write where this training is into the file `name` of the run folder."""
         state = {
             "config": self.config.to_dict(), "data": self.data.identity["sha256"], "phase": self.phase, "epoch": epoch,
-            "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+            "model": model.state_dict(), "optimizer": optimizer.state_dict() if optimizer else {},
             "history": self.history, "figures": self.figures,
         }  # fmt: skip
-        checkpoint.save(self.config.out / "checkpoint.pt", state)
+        checkpoint.save(self.config.out / name, state)
 
 
 def has_bfloat16() -> bool:

@@ -26,10 +26,11 @@ from training.config import TrainConfig
 from training.convert import convert
 from training.dataset import Corpus, scan
 from training.loading import HeldOut, TrainingData, load_data
-from training.loop import Loop, Phase, has_bfloat16, logits
+from training.loop import CHECKPOINT, FLOAT, Loop, Phase, has_bfloat16, logits
 from training.networks import registry
 from training.report import Progress
 
+QUANTIZATION = {"ptq", "calibration", "scheme", "weights", "rounding"}  # options that the float phase does not see
 QAT_EPOCHS = 1_000_000  # number of the first QAT epoch: however many float epochs there are, its draws are its own
 
 
@@ -49,7 +50,8 @@ class Trained:
 def train(config: TrainConfig, *, resume: bool = False, progress: Progress | None = None) -> Trained:
     """Train, quantize and convert; the run folder gets checkpoints, figures and pictures.
 
-    The same configuration, data, versions and number of threads give the same bits on a CPU, resumed or not.
+    The same configuration, data, versions and number of threads give the same bits on a CPU, resumed or not. Resumed
+    with another quantization (QUANTIZATION), the float network of the run is quantized anew.
     Raises UsageError and DataError for a configuration or data that cannot be used.
     """
     progress = progress or Progress()
@@ -71,7 +73,12 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
         loop.fit(float_phase, model, state)
         output = logits(model, data.validation.features)
         loop.figures["float"] = report.figures(corpus.labels, data.validation.labels.numpy(), output)
-        checkpoint.save(config.out / "float.pt", {"model": model.state_dict(), "figures": loop.figures})
+        loop.phase = "quantization"
+        loop.save(FLOAT, model)
+        state = {}
+    elif loop.phase == "quantization":
+        model.load_state_dict(state["model"])
+        checkpoint.restore_random(state)
         state = {}
     scheme = qat.QuantScheme(scheme=config.scheme, weights=config.weights)
     if config.ptq:
@@ -81,6 +88,7 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
         model = qat.prepare_qat(model, scheme)
         loop.fit(qat_phase, model, state)
         qat.freeze(model)
+        qat.avoid_ties(model)
     return _finish(config, corpus, frontend, loop, model, data)
 
 
@@ -94,8 +102,9 @@ def _phases(config: TrainConfig, plan_length: int) -> tuple[Phase, Phase]:
 
 
 def _open_run(config: TrainConfig, resume: bool) -> dict[str, Any]:
-    """Make the run folder; the checkpoint to go on from, or {}."""
-    path = config.out / "checkpoint.pt"
+    """Make the run folder; the checkpoint to go on from, or {}. Where only the quantization is another than that of the
+    run, this is the end of its float phase."""
+    path = config.out / CHECKPOINT
     if not resume:
         if path.exists():
             hint = "--resume goes on with it, or choose another --out"
@@ -105,6 +114,8 @@ def _open_run(config: TrainConfig, resume: bool) -> dict[str, Any]:
     state = checkpoint.load(path)
     now = config.to_dict()
     changed = [name for name, value in state["config"].items() if name != "out" and now.get(name) != value]
+    if changed and set(changed) <= QUANTIZATION and (config.out / FLOAT).exists():
+        return checkpoint.load(config.out / FLOAT)
     if changed:
         raise UsageError(
             f"--resume with another {', '.join(changed)}", where=config.out, hint="repeat the first command"

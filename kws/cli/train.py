@@ -70,7 +70,11 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same model on the same machine."
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted training, to the same bits.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an interrupted training, to the same bits; or quantize its float network in another way.",
+)
 def train(keywords: str, resume: bool, pitch: float, tempo: float, **options: Any) -> None:
     """Train a keyword detector, turn it into integers and write OUT/model.kws.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,14 @@ def test_post_training_quantization_needs_no_qat(tones: Path, tmp_path: Path) ->
     assert {"float", "ptq", "int8"} <= metrics.keys()
     assert "--ptq --calibration percentile" in trained.provenance["command"]
     assert metrics["fake_quantized_against_int8"]["largest_difference"] <= 1
+
+
+def test_resume_quantizes_a_float_network_in_another_way(trained: recipe.Trained, tones: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained.run, tmp_path / "run")
+    again = recipe.train(config_for(tones, tmp_path / "run", weights="per-tensor"), resume=True)
+    whole = recipe.train(config_for(tones, tmp_path / "whole", weights="per-tensor"))
+    assert np.array_equal(again.logits, whole.logits)
+    assert not np.array_equal(again.logits, trained.logits)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -18,8 +18,8 @@ import soundfile as sf
 KEYWORDS = ("yes", "stop", "left", "right")
 OTHERS = ("bed", "cat", "eight", "five", "four", "happy", "no", "one", "three", "two", "up", "zero")
 COUNTS = {
-    "keyword": {"training": 120, "validation": 20, "testing": 20},
-    "other": {"training": 26, "validation": 6, "testing": 5},
+    "keyword": {"training": 120, "validation": 26, "testing": 20},
+    "other": {"training": 26, "validation": 9, "testing": 5},
 }
 NOISES = ("doing_the_dishes", "exercise_bike", "running_tap")
 NOISE_SECONDS = 20

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ def load_data(config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, pro
     pools = [NoisePool(noise, frontend.clip_samples, split, config.seed) for split in ("training", "validation")]
     identity = {
         "sha256": digest(loaded.hashes),
+        "noise_sha256": digest({path: hashlib.sha256(path.read_bytes()).hexdigest() for path in corpus.noise_files}),
         "training_clips": dict(Counter(clip.source or "recorded" for clip in recordings.clips)),
         "validation_clips": len(rest),
         "broken_clips": len(loaded.broken),

@@ -59,7 +59,9 @@ def test_training_holds_the_rest(tones: Path) -> None:
 def test_same_data_elsewhere_has_the_same_identity(tones: Path, copy: Path) -> None:
     assert load_from(tones)[0].identity == load_from(copy)[0].identity
     (copy / "low" / "s0_nohash_0.wav").write_bytes((copy / "low" / "s1_nohash_0.wav").read_bytes())
-    assert load_from(tones)[0].identity["sha256"] != load_from(copy)[0].identity["sha256"]
+    (copy / "_background_noise_" / "hum.wav").write_bytes((copy / "low" / "s1_nohash_0.wav").read_bytes())
+    for name in ("sha256", "noise_sha256"):
+        assert load_from(tones)[0].identity[name] != load_from(copy)[0].identity[name]
 
 
 def test_broken_clips_are_named_and_counted(copy: Path) -> None:

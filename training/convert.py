@@ -33,6 +33,9 @@ def convert(model: nn.Module, input_shape: tuple[int, int, int], rounding: str =
     `input_shape` is (T, F, channels), as the front-end has it. Raises ModelError for a module that has no integer op,
     and for a network whose observers are still on.
     """
+    if any(getattr(module, "observer_enabled", False) for module in model.modules()):
+        hint = "call training.qat.freeze or calibrate first"
+        raise ModelError("the observers are still on", where=type(model).__name__, hint=hint)
     calls = trace(model)
     shapes = _output_shapes(model, calls, input_shape)
     tensors = tensor_names(calls)
@@ -60,10 +63,8 @@ def tensor_names(calls: list[Call]) -> dict[str, str]:
 
 
 def quant_params(quantizer: nn.Module) -> QuantParams:
-    """(S, Z) of a per-tensor fake quantizer. Raises ModelError while its observer is on."""
+    """(S, Z) of a per-tensor fake quantizer."""
     state = cast(Any, quantizer)
-    if state.observer_enabled:
-        raise ModelError("the observers are still on", hint="call training.qat.freeze or calibrate first")
     return QuantParams(float(state.scale), int(state.zero_point))
 
 

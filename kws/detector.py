@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from kws.model import Model
 
 POSTERIOR_MAX = 255
-LOOKAHEAD = 0.2  # seconds from firing to the window in which the word is located
+LOOKAHEAD = 0.3  # seconds from firing to the window in which the word is located
 MAX_HOP, MAX_SMOOTHING, MAX_REFRACTORY = 256, 256, 4096
-_PAUSE = 0.24  # seconds of quiet inside a word that do not end it: the closure before a final t or p
+_PAUSE = 0.2  # seconds of quiet inside a word that do not end it: the closure before a final t or p
 _LATE = 0.45  # seconds before the end of the window that fired, at most, for a word's end
+_EARLY = 0.1  # the same where the end cannot be heard: most words fire before they end
 _SHORTEST, _LONGEST = 0.16, 0.9  # seconds of a word
 _WINDOWS_AT_ONCE = 256
 
@@ -206,15 +207,17 @@ def locate(window: NDArray[np.int8], age: int, frontend: FrontendConfig) -> tupl
     The level of a frame is the sum of its log-mel bands, or its first MFCC, over three frames. Frames above a fifth of
     the way from the quiet of the window (the level that an eighth of its frames do not pass) to its loudest are speech.
     The word ends with the last speech in the window that fired, or later where speech goes on without a pause of
-    0.24 s; it begins where, going back, such a pause comes first. Its end is at most 0.45 s before the end of the
-    window that fired, its length 0.16 to 0.9 s. Integers only.
+    0.2 s. Where it goes on to the end of `window`, the word ends at the quietest frame since 0.1 s before the end of
+    the window that fired. It begins where, going back, such a pause comes first. Its end is at most 0.45 s before the
+    end of the window that fired, its length 0.16 to 0.9 s. Integers only.
     """
     levels = window[:, 0].astype(np.int64) if frontend.kind == "mfcc" else window.sum(axis=1, dtype=np.int64)
     padded = np.pad(levels, 1, mode="edge")
     levels = padded[:-2] + padded[1:-1] + padded[2:]
     quiet = int(np.sort(levels)[len(levels) // 8])
     speech = np.flatnonzero(5 * (levels - quiet) > int(levels.max()) - quiet)
-    pause, late, shortest, longest = (_frames(seconds, frontend) for seconds in (_PAUSE, _LATE, _SHORTEST, _LONGEST))
+    pause, late, early = (_frames(seconds, frontend) for seconds in (_PAUSE, _LATE, _EARLY))
+    shortest, longest = (_frames(seconds, frontend) for seconds in (_SHORTEST, _LONGEST))
     fired_at = len(levels) - 1 - age  # the last frame of the window that fired
     before = speech[speech <= fired_at]
     last = int(before[-1]) if len(before) else fired_at
@@ -222,6 +225,9 @@ def locate(window: NDArray[np.int8], age: int, frontend: FrontendConfig) -> tupl
         if frame - last > pause:
             break
         last = int(frame)
+    if last >= len(levels) - 2:  # the last level is the mean of two frames only
+        begin = max(0, fired_at - early)
+        last = begin + int(levels[begin:].argmin())
     last = max(last, fired_at - late, 0)
     first = last
     for frame in speech[speech < last][::-1]:
@@ -252,7 +258,8 @@ class Windows:
         self._frames: NDArray[np.int8] | None = None
         if frontend.normalize == "none":
             frames = quantize_features(features(padded, frontend), self._params)
-            self._frames = np.lib.stride_tricks.sliding_window_view(frames, frontend.n_frames, axis=0)[::hop]
+            windows = np.lib.stride_tricks.sliding_window_view(frames, frontend.n_frames, axis=0)[::hop]
+            self._frames = windows[: len(self._clips)]  # the last clip may end behind its last frame
 
     def __len__(self) -> int:
         return len(self._clips)

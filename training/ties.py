@@ -17,7 +17,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-CANDIDATES = 16
+CANDIDATES = 32  # for each channel that shares the scale,
+CANDIDATES_MAX = 512  # a change of the scale by at most 2^-14
 N_MAX = 1 << 16  # the first of the results when M is small; larger ones are rare
 REACH = 3 * 2.0**-24  # roundings of the bias, of M and of the product
 _FRACTION_BITS = 44  # of M n <= 256, in int64
@@ -28,15 +29,16 @@ def tie_free_scale(scale: float, ratio: float, biases: NDArray[np.int64]) -> flo
     """The float32 value among `scale` and the next ones above it with the fewest and rarest accumulators near a tie.
 
     `ratio` is S_in / S_out, `biases` the int32 biases of the channels that have this scale. An accumulator counts the
-    less the further it is from the bias, where most lie.
+    less the further it is from the biases, where most lie.
     """
-    candidates = (np.float32(scale).view(np.int32) + np.arange(CANDIDATES, dtype=np.int32)).view(np.float32)
+    count = min(CANDIDATES * len(biases), CANDIDATES_MAX)
+    candidates = (np.float32(scale).view(np.int32) + np.arange(count, dtype=np.int32)).view(np.float32)
     n = _N[: int(min(256 / (scale * ratio), N_MAX))]
     reach = ((n + np.abs(biases).max()) * (REACH * scale * ratio * 2.0**_FRACTION_BITS)).astype(np.int64)
     best, lowest = float(candidates[0]), np.inf
     for candidate in map(float, candidates):
         near = n[_tie_distance(n, candidate * ratio) < reach]
-        away = np.abs(near - biases[0]) if len(biases) == 1 else near
+        away = np.abs(near[:, None] - biases)
         cost = float((1 / (1 + away * (scale * ratio))).sum())
         if cost < lowest:
             best, lowest = candidate, cost

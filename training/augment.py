@@ -22,13 +22,13 @@ class AugmentConfig:
 
     shift_ms: float = 100.0
     speed: float = 0.08  # largest relative change of the playing rate (pitch and duration together)
-    synthetic_speed: float = 0.15
+    synthetic_speed: float = 0.22
     gain_db: float = 6.0  # +- uniform
     synthetic_gain_db: float = 12.0
-    tilt_db: float = 6.0  # synthetic clips only: more or less treble, as microphones and rooms differ
+    tilt_db: float = 10.0  # synthetic clips only: more or less treble, as microphones and rooms differ
     noise_probability: float = 0.8
     computed_noise_share: float = 0.4  # of the clips that get noise: white, pink or brown instead of recorded
-    snr_db: tuple[float, float] = (5.0, 35.0)  # uniform, against the RMS of the clip
+    snr_db: tuple[float, float] = (0.0, 30.0)  # uniform, against the RMS of the clip
     time_masks: int = 1
     time_mask_ms: float = 100.0  # longest mask
     band_masks: int = 1

@@ -34,7 +34,7 @@ class TrainConfig:
     epochs: int | None = None  # of the float phase; None: from the size of the corpus
     batch_size: int = 100
     learning_rate: float = 4e-3  # peak; linear warm-up, then cosine to zero
-    qat_learning_rate: float = 4e-4
+    qat_learning_rate: float = 1e-4
     warmup_share: float = 0.05  # of the steps
     weight_decay: float = 0.01
     label_smoothing: float = 0.05

@@ -40,7 +40,6 @@ class Phase:
     learning_rate: float
     first_epoch: int = 0
     freeze_at: int = sys.maxsize
-    bfloat16: bool = False
 
 
 class Loop:
@@ -104,9 +103,8 @@ class Loop:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, phase.learning_rate, self.config.warmup_share)
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=phase.bfloat16):
-                output = model(features[:, None])
-            loss = self.loss(output.float(), labels)
+            output = model(features[:, None])
+            loss = self.loss(output, labels)
             loss.backward()
             optimizer.step()
             loss_sum += loss.item() * len(labels)
@@ -163,12 +161,6 @@ class Loop:
             "history": self.history, "figures": self.figures,
         }  # fmt: skip
         checkpoint.save(self.config.out / name, state)
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware: the float phase then takes about two thirds of the time."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_share: float) -> float:

@@ -26,7 +26,7 @@ from training.config import TrainConfig
 from training.convert import convert
 from training.dataset import Corpus, scan
 from training.loading import HeldOut, TrainingData, load_data
-from training.loop import CHECKPOINT, FLOAT, Loop, Phase, has_bfloat16, logits
+from training.loop import CHECKPOINT, FLOAT, Loop, Phase, logits
 from training.networks import registry
 from training.report import Progress
 
@@ -96,7 +96,7 @@ def _phases(config: TrainConfig, plan_length: int) -> tuple[Phase, Phase]:
     n_float, n_qat = config.epochs_for(plan_length), config.qat_epochs_for(plan_length)
     freeze_at = round(n_qat * (1 - config.frozen_share))
     return (
-        Phase("float", n_float, config.learning_rate, bfloat16=has_bfloat16()),
+        Phase("float", n_float, config.learning_rate),
         Phase("qat", n_qat, config.qat_learning_rate, first_epoch=QAT_EPOCHS, freeze_at=freeze_at),
     )
 

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from training.networks.layers import AveragePool, ConvBn
+from training.networks.layers import AveragePool, ConvBn, same_padding
 from training.qat import DeQuantStub, QuantStub, fuse_conv_bn
 
 SIZES = {"ds-cnn-s": (64, 4), "ds-cnn-m": (172, 4), "ds-cnn-l": (276, 5)}
@@ -31,8 +31,8 @@ class DsCnn(nn.Module):
         time, features = input_shape
         stride = (2 if time <= 64 else 4, 2 if features <= 20 else 4)
         kernel = (FIRST_KERNEL_FRAMES, 2 * stride[1])
-        rows, top, bottom = _same(time, kernel[0], stride[0])
-        columns, left, right = _same(features, kernel[1], stride[1])
+        rows, top, bottom = same_padding(time, kernel[0], stride[0])
+        columns, left, right = same_padding(features, kernel[1], stride[1])
         self.quant = QuantStub()
         self.first = ConvBn(1, channels, kernel, stride=stride, padding=((top, bottom), (left, right)))
         self.blocks = nn.ModuleList(_Block(channels) for _ in range(blocks))
@@ -63,10 +63,3 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.pointwise(self.depthwise(x)))
-
-
-def _same(size: int, kernel: int, stride: int) -> tuple[int, int, int]:
-    """(outputs, padding before, padding after) of TFLite's SAME along one axis: the odd zero goes behind."""
-    outputs = -(-size // stride)
-    total = max(0, (outputs - 1) * stride + kernel - size)
-    return outputs, total // 2, total - total // 2

@@ -121,3 +121,10 @@ class FeaturesAsChannels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 2, 1)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int, int]:
+    """(outputs, padding before, padding after) of TFLite's SAME along one axis: the odd zero goes behind."""
+    outputs = -(-size // stride)
+    total = max(0, (outputs - 1) * stride + kernel - size)
+    return outputs, total // 2, total - total // 2

@@ -14,7 +14,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from kws.errors import UsageError
-from training.networks.layers import Add, AveragePool, ConvBn, CropTime, FeaturesAsChannels
+from training.networks.layers import Add, AveragePool, ConvBn, CropTime, FeaturesAsChannels, same_padding
 from training.qat import DeQuantStub, QuantStub, fuse_conv_bn
 
 CHANNELS = (24, 32, 40, 56)
@@ -72,3 +72,57 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.relu(self.add(self.conv2(self.conv1(x)), self.skip(self.crop(x)))))
+
+
+WIDE = (24, 36, 48, 72)  # 1.5 times TC-ResNet8
+WIDE_KERNEL = 9
+
+
+class TcResNet8(nn.Module):
+    """Float features (B, 1, T, F) -> logits (B, n_labels): TC-ResNet8-1.5, paddings as TFLite's SAME."""
+
+    def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
+        super().__init__()
+        time, features = input_shape
+        self.quant = QuantStub()
+        self.as_channels = FeaturesAsChannels()
+        self.first = ConvBn(features, WIDE[0], (FIRST_KERNEL, 1), padding=((1, 1), (0, 0)))
+        blocks = []
+        for before, after in pairwise(WIDE):
+            blocks.append(_StridedBlock(before, after, time))
+            time = -(-time // 2)
+        self.blocks = nn.ModuleList(blocks)
+        self.pool = AveragePool((time, 1))
+        self.flatten = nn.Flatten()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(WIDE[-1], n_labels)
+        self.dequant = DeQuantStub()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.as_channels(self.quant(x)))
+        for block in self.blocks:
+            x = block(x)
+        return cast(Tensor, self.dequant(self.classifier(self.dropout(self.flatten(self.pool(x))))))
+
+    def fuse_model(self) -> None:
+        """Folds each batch norm into its convolution, for QAT in train mode and for PTQ in eval mode."""
+        fuse_conv_bn(self)
+
+
+class _StridedBlock(nn.Module):
+    """ReLU6(conv(conv(x)) + ReLU6(1x1 conv of x)), at half the rate of x, which has `time` frames."""
+
+    def __init__(self, in_channels: int, out_channels: int, time: int) -> None:
+        super().__init__()
+        half, before, behind = same_padding(time, WIDE_KERNEL, 2)
+        _, top, bottom = same_padding(half, WIDE_KERNEL, 1)
+        self.conv1 = ConvBn(
+            in_channels, out_channels, (WIDE_KERNEL, 1), stride=(2, 1), padding=((before, behind), (0, 0))
+        )
+        self.conv2 = ConvBn(out_channels, out_channels, (WIDE_KERNEL, 1), padding=((top, bottom), (0, 0)), relu6=False)
+        self.skip = ConvBn(in_channels, out_channels, (1, 1), stride=(2, 1))
+        self.add = Add()
+        self.relu = nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.relu(self.add(self.conv2(self.conv1(x)), self.skip(x))))

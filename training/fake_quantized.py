@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # mypy: allow-untyped-calls
-"""Convolution (with batch norm or without) and linear layer, fake-quantized: torch's QAT modules, integer biases."""
+"""Fake-quantized convolution, with batch norm or without, and linear layer: torch's QAT modules with integer biases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FakeQuantizedLayer:
 
     In train mode the forward pass is torch's: float32 sums of those values. In eval mode it sums the integers q - Z,
     which float32 adds exactly in any order while they stay below 2^24 (symmetric weights: up to 518 terms), and applies
-    S_in * S_w afterwards, in float64: it differs from the integer graph only by how the output quantizer rounds.
+    S_in * S_w afterwards, in float64, which the output quantizer then rounds: what the integer graph computes.
     """
 
     input_quantizer: tuple[Any, ...] = ()  # a tuple, so that it is not a submodule of this one as well
@@ -78,6 +78,14 @@ class QatConvBn2d(FakeQuantizedLayer, ConvBn2d):
     def multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return cast(Tensor, self._conv_forward(input, weight, bias))
 
+    def train(self, mode: bool = True) -> QatConvBn2d:
+        """Train or eval mode; a frozen batch norm stays as it is. torch's own method then leaves the quantizers too."""
+        super().train(mode)
+        for child in self.children():
+            if child is not self.bn:
+                child.train(mode)
+        return self
+
     def forward(self, input: Tensor) -> Tensor:
         return cast(Tensor, ConvBn2d.forward(self, input)) if self.bn.training else super().forward(input)
 
@@ -95,3 +103,17 @@ class QatLinear(FakeQuantizedLayer, Linear):
 def bias_step(layer: Any) -> Tensor:
     """S_in * S_w of a fake-quantized layer, float64 (1,) or (out_channels,), in which that product is exact."""
     return cast(Tensor, layer.input_quantizer[0].scale.double() * layer.weight_fake_quant.scale.double())
+
+
+def round_to_grid(quantizer: Any, x: Tensor) -> Tensor:
+    """Half even: the float64 output of a FakeQuantizedLayer as float32 on the grid of a per-tensor fake quantizer.
+
+    The quotient is taken in float64, where training takes float32(1 / S): no rounding but this one.
+    """
+    return on_grid(quantizer, torch.round(x.double() / quantizer.scale.double()) + quantizer.zero_point)
+
+
+def on_grid(quantizer: Any, q: Tensor) -> Tensor:
+    """The float32 reals that integral `q` stand for in a per-tensor fake quantizer, saturated: S * (q - Z)."""
+    saturated = torch.clamp(q, quantizer.quant_min, quantizer.quant_max)
+    return cast(Tensor, (saturated - quantizer.zero_point).float() * quantizer.scale)

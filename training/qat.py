@@ -44,7 +44,15 @@ from torch.ao.quantization import (
 from torch.ao.quantization import prepare_qat as torch_prepare_qat
 
 from kws.errors import ModelError, UsageError
-from training.fake_quantized import FakeQuantizedLayer, QatConv2d, QatConvBn2d, QatLinear, bias_step
+from training.fake_quantized import (
+    FakeQuantizedLayer,
+    QatConv2d,
+    QatConvBn2d,
+    QatLinear,
+    bias_step,
+    on_grid,
+    round_to_grid,
+)
 from training.networks.layers import Add, AveragePool, ConvBn
 from training.ties import tie_free_scale
 from training.trace import Call, consumers, trace
@@ -100,7 +108,7 @@ def qconfig(scheme: QuantScheme, observer: str = "moving-average") -> QConfig:
 
     `observer` says how the output's range is found: "moving-average" of the extremes (QAT), or as for `prepare_ptq`.
     """
-    return QConfig(activation=_activation(scheme, _OBSERVERS[observer]), weight=_weight(scheme))
+    return QConfig(activation=_activation(scheme, observer), weight=_weight(scheme))
 
 
 def prepare_qat(model: nn.Module, scheme: QuantScheme) -> nn.Module:
@@ -232,16 +240,11 @@ def op_quantizer(call: Call, calls: list[Call]) -> FakeQuantizeBase:
 
 
 class _FakeQuantize(FakeQuantize):
-    """torch's FakeQuantize that observes in train mode only, and whose scale can be rounded up to a power of two.
+    """torch's FakeQuantize that observes in train mode only, and whose scale can be rounded up to a power of two."""
 
-    With `at_input` it rounds in eval mode as `kws.arithmetic.quant.quantize` does, the sum with Z, for features enter
-    the integers by that.
-    """
-
-    def __init__(self, *, power_of_two: bool = False, at_input: bool = False, **options: Any) -> None:
+    def __init__(self, *, power_of_two: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.power_of_two = power_of_two
-        self.at_input = at_input
 
     def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
         scale, zero_point = super().calculate_qparams()
@@ -255,23 +258,38 @@ class _FakeQuantize(FakeQuantize):
         return power, zero_point
 
     def forward(self, X: Tensor) -> Tensor:
-        if self.at_input and not self.training and self.fake_quant_enabled:
-            total = (X.double() * torch.reciprocal(self.scale).double() + self.zero_point).float()
-            return (torch.clamp(torch.round(total), self.quant_min, self.quant_max) - self.zero_point) * self.scale
         if self.training or not self.observer_enabled:
-            return _single(super().forward(X))
+            return cast(Tensor, super().forward(X))
         self.disable_observer()
         try:
-            return _single(super().forward(X))
+            return cast(Tensor, super().forward(X))
         finally:
             self.enable_observer()
 
 
-class _FixedFakeQuantize(FixedQParamsFakeQuantize):
-    """torch's fake quantizer of a known (S, Z), float32 out."""
+class _InputFakeQuantize(_FakeQuantize):
+    """In eval mode features enter the integers as `kws.arithmetic.quant.quantize` has it: rounded after Z is added."""
 
     def forward(self, X: Tensor) -> Tensor:
-        return _single(super().forward(X))
+        if self.training or not self.fake_quant_enabled:
+            return super().forward(X)
+        total = (X.double() * torch.reciprocal(self.scale).double() + self.zero_point).float()
+        return on_grid(self, torch.round(total))
+
+
+class _OutputFakeQuantize(_FakeQuantize):
+    """In eval mode an op's output is rounded from float64, not from its float32 product with float32(1 / S)."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        return super().forward(X) if self.training or not self.fake_quant_enabled else round_to_grid(self, X)
+
+
+class _FixedFakeQuantize(FixedQParamsFakeQuantize):
+    """The fake quantizer of a known (S, Z), in eval mode as `_OutputFakeQuantize`."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        exact = not self.training and self.fake_quant_enabled
+        return round_to_grid(self, X) if exact else cast(Tensor, super().forward(X))
 
 
 class _PercentileObserver(HistogramObserver):
@@ -322,7 +340,7 @@ def _set_qconfig(call: Call, readers: list[Call], scheme: QuantScheme, observer:
     if isinstance(module, nn.ReLU6):
         cast(Any, module).qconfig = config._replace(activation=_relu6(scheme))
     elif isinstance(module, QuantStub):
-        cast(Any, module).qconfig = config._replace(activation=config.activation.with_args(at_input=True))
+        cast(Any, module).qconfig = config._replace(activation=_activation(scheme, observer, _InputFakeQuantize))
     elif isinstance(module, ConvBn2d | nn.Conv2d | nn.Linear):
         cast(Any, module).qconfig = config
     elif isinstance(module, Add):
@@ -332,10 +350,10 @@ def _set_qconfig(call: Call, readers: list[Call], scheme: QuantScheme, observer:
                          hint="write convolution, batch norm and ReLU6 as a ConvBn")  # fmt: skip
 
 
-def _activation(scheme: QuantScheme, observer: Any) -> Any:
-    return _FakeQuantize.with_args(
-        observer=observer, quant_min=-128, quant_max=127, dtype=torch.qint8, qscheme=torch.per_tensor_affine,
-        eps=SCALE_FLOOR, power_of_two=scheme.power_of_two,
+def _activation(scheme: QuantScheme, observer: str, quantizer: type[_FakeQuantize] = _OutputFakeQuantize) -> Any:
+    return quantizer.with_args(
+        observer=_OBSERVERS[observer], quant_min=-128, quant_max=127, dtype=torch.qint8,
+        qscheme=torch.per_tensor_affine, eps=SCALE_FLOOR, power_of_two=scheme.power_of_two,
     )  # fmt: skip
 
 
@@ -368,11 +386,6 @@ def _link_inputs(model: nn.Module) -> None:
                 raise ModelError("its input is not quantized", where=where, hint="begin with a QuantStub")
             call.module.input_quantizer = (grid,)
         grids[call.name] = quantizer_of(call.module) or grid
-
-
-def _single(x: Tensor) -> Tensor:
-    """What a FakeQuantizedLayer computes in float64, as float32 again once it lies on a grid."""
-    return x.to(torch.float32)
 
 
 def _observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -163,6 +163,19 @@ def test_snapping_lets_the_gradient_of_the_bias_through(networks: Any) -> None:
     assert model.blocks[0].depthwise.conv.bn.bias.grad.abs().max() > 0
 
 
+def test_a_network_frozen_in_eval_mode_still_learns_in_train_mode(networks: Any) -> None:
+    model = copy.deepcopy(networks.fake_quantized("tc-resnet", AFFINE)).eval()
+    qat.freeze(model)
+    model.train()
+    batch_norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert not any(module.training for module in batch_norms)
+    assert all(module.training for module in model.modules() if module not in batch_norms)
+    x, labels = networks.data(16, 1)
+    nn.functional.cross_entropy(model(x), labels).backward()
+    for layer in layers(model):
+        assert layer.weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_train_and_eval_mode_of_a_frozen_network_agree_up_to_float32_sums(networks: Any, scheme: QuantScheme) -> None:
     model = copy.deepcopy(networks.fake_quantized("ds-cnn-s", scheme))

@@ -6,6 +6,10 @@
 RUN is a folder that `kws train` left. Every validation clip of the folders counts, words that are not keywords as
 `_unknown_`, and a tenth as many silence clips. The fake-quantized network (fake_quantized.pt) is compared with the
 graph of model.kws over all of them, under each rounding rule; op by op, from the same inputs, over OP_CLIPS of them.
+Exit code 1 where a bound is exceeded: of the rule that QAT simulates (`half_even` for powers of two, else `single`) 99.5
+% of the logits equal and none off by more than one step; of the others a sign test with p > 0.05 and a net change of
+0.3 points, or of one clip where that is more; of an op ten values in a million, and in PyTorch's convolutions and fully
+connected ops together one in a million, each a tie that float32 cannot see.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from training.torch_engine import TorchEngine
 
 OP_CLIPS = 1000
 SEED = 10
+AFFINE = ("conv2d", "depthwise_conv2d", "fully_connected")
 
 
 def validation(folders: tuple[Path, ...], model: Model) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
@@ -64,7 +69,6 @@ def whole(agreements: list[Agreement], names: list[str]) -> str:
 def by_op(title: str, ops: list[OpAgreement]) -> str:
     """A row an op that rounds, then the totals of convolutions and fully connected ops."""
     rows = [[title, "kind", "values", "differ", "steps", "furthest from a tie", "beyond float32"]]
-    affine = [op for op in ops if op.kind in ("conv2d", "depthwise_conv2d", "fully_connected")]
     for op in ops:
         if op.kind in ("slice", "reshape"):
             assert op.n_different == 0
@@ -72,16 +76,42 @@ def by_op(title: str, ops: list[OpAgreement]) -> str:
         far = f"{op.max_tie_distance:.1e}" if op.max_tie_distance else "-"
         rows.append([op.name, op.kind, f"{op.n_values:,}", str(op.n_different), str(op.max_step), far,
                      str(op.n_unexplained)])  # fmt: skip
-    different, values = sum(op.n_different for op in affine), sum(op.n_values for op in affine)
+    different, values = affine_total(ops)
     total = f"convolutions and fully connected: {different} of {values:,}, {1e6 * different / values:.3f} in a million"
     return f"{columns(rows)}\n{total}"
+
+
+def affine_total(ops: list[OpAgreement]) -> tuple[int, int]:
+    """(values that differ, values) of convolutions and fully connected ops."""
+    affine = [op for op in ops if op.kind in AFFINE]
+    return sum(op.n_different for op in affine), sum(op.n_values for op in affine)
+
+
+def exceeded(
+    agreements: list[Agreement], simulated: str, ops: list[OpAgreement], torch_ops: list[OpAgreement]
+) -> list[str]:
+    """A line for each bound that the comparisons of a run exceed."""
+    lines = []
+    for a in agreements:
+        if a.rounding == simulated and (a.equal < 0.995 or a.max_step > 1):
+            lines.append(f"{a.rounding}: {100 * a.equal:.3f} % of the logits equal, largest step {a.max_step}")
+        net = abs(a.wrong_to_right - a.right_to_wrong)
+        if a.p_value <= 0.05 or net > max(1, 0.003 * a.n_clips):
+            lines.append(f"{a.rounding}: net change of {net} clips, p = {a.p_value:.3f}")
+    lines += [f"{op.name}: {op.n_different} values differ" for op in ops if op.n_different > 10e-6 * op.n_values]
+    lines += [f"{op.name}: {op.n_unexplained} values beyond float32" for op in ops + torch_ops if op.n_unexplained]
+    different, values = affine_total(torch_ops)
+    if different > 1e-6 * values:
+        lines.append(f"PyTorch: {different} of {values:,} values differ")
+    return lines
 
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), multiple=True, required=True)
 @click.argument("runs", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 def main(data: tuple[Path, ...], runs: tuple[Path, ...]) -> None:
-    """Print the comparisons of every run."""
+    """Print the comparisons of every run; exit code 1 where one exceeds a bound."""
+    failures = []
     click.echo(f"{date_and_cpu()}\ntorch {torch.__version__}, numpy {np.__version__}")
     click.echo(f"python benchmarks/agreement.py --data {' --data '.join(d.name for d in data)} "
                f"{' '.join(run.name for run in runs)}")  # fmt: skip
@@ -90,15 +120,20 @@ def main(data: tuple[Path, ...], runs: tuple[Path, ...]) -> None:
         scheme = network.quant_scheme
         values, labels, names = validation(data, model)
         click.echo(f"\n{run.name}: scheme {scheme.scheme}, weights {scheme.weights}, {len(labels)} validation clips")
-        click.echo(whole(compare_network(network, model.graph, values, labels), names))
+        agreements = compare_network(network, model.graph, values, labels)
+        click.echo(whole(agreements, names))
         shown = np.linspace(0, len(values) - 1, min(OP_CLIPS, len(values))).astype(int)
         x = quantize_features(values[shown], model.graph.input_params)[..., None]
         simulated = model.graph.with_rounding("half_even" if scheme.power_of_two else "single")
-        title = f"fake-quantized - {simulated.rounding}"
-        click.echo(f"\n{by_op(title, compare_ops(FakeQuantizedOps(network, simulated).run_op, simulated, x))}")
+        ops = compare_ops(FakeQuantizedOps(network, simulated).run_op, simulated, x)
+        click.echo(f"\n{by_op(f'fake-quantized - {simulated.rounding}', ops)}")
         half_even = model.graph.with_rounding("half_even")
         engine = TorchEngine(half_even)
-        click.echo(f"\n{by_op(f'torch {engine.backend} - half_even', compare_ops(engine.run_op, half_even, x))}")
+        torch_ops = compare_ops(engine.run_op, half_even, x)
+        click.echo(f"\n{by_op(f'torch {engine.backend} - half_even', torch_ops)}")
+        failures += [f"{run.name}: {line}" for line in exceeded(agreements, simulated.rounding, ops, torch_ops)]
+    click.echo("\n" + ("\n".join(failures) if failures else "every bound is kept"))
+    raise SystemExit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -209,8 +209,10 @@ def load(path: Path) -> nn.Module:
         prepare = prepare_ptq if meta["ptq"] else prepare_qat
         model = prepare(model, QuantScheme(**meta["scheme"]))
         keys = model.load_state_dict(saved["state"], strict=False)
-    except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ModelError(f"is not a fake-quantized network: {error}", where=path) from None
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=path) from None
+    except (EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ModelError(f"is not a fake-quantized network ({type(error).__name__})", where=path) from None
     if keys.unexpected_keys or not all(name.endswith(_OBSERVED) for name in keys.missing_keys):
         raise ModelError(f"does not fit network {meta['network']}", where=path)
     freeze(model)

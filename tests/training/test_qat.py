@@ -271,6 +271,11 @@ def test_files_of_strangers_are_refused_and_never_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.pt"
+    with pytest.raises(ModelError, match="cannot be read: No such file"):
+        qat.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(ModelError, match="is not a fake-quantized network"):
+        qat.load(path)
     path.write_bytes(b"no checkpoint")
     with pytest.raises(ModelError, match="is not a fake-quantized network"):
         qat.load(path)

@@ -6,10 +6,10 @@
 RUN is a folder that `kws train` left. Every validation clip of the folders counts, words that are not keywords as
 `_unknown_`, and a tenth as many silence clips. The fake-quantized network (fake_quantized.pt) is compared with the
 graph of model.kws over all of them, under each rounding rule; op by op, from the same inputs, over OP_CLIPS of them.
-Exit code 1 where a bound is exceeded: of the rule that QAT simulates (`half_even` for powers of two, else `single`) 99.5
-% of the logits equal and none off by more than one step; of the others a sign test with p > 0.05 and a net change of
-0.3 points, or of one clip where that is more; of an op ten values in a million, and in PyTorch's convolutions and fully
-connected ops together one in a million, each a tie that float32 cannot see.
+Exit code 1 where a bound is exceeded. Of the rule that QAT simulates (`half_even` for powers of two, else `single`):
+99.5 % of the logits equal, none off by more than one step. Of the others: a sign test with p > 0.05, a net change of
+0.3 points or of one clip where that is more. Of an op: ten values in a million, and in PyTorch's convolutions and
+fully connected ops together one in a million, each a tie that float32 cannot see.
 """
 
 from __future__ import annotations

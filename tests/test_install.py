@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel without extras, in an empty environment, finds the keywords of a bundled recording."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RECORDING = ROOT / "data" / "recordings" / "recording_00.wav"
+
+
+def run(*command: object, cwd: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    result = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}:\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment that holds the wheel and its own requirements, nothing else."""
+    folder = tmp_path_factory.mktemp("install")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
+    venv.create(folder / "venv", with_pip=True)
+    bin_folder = folder / "venv" / "bin"
+    (wheel,) = folder.glob("*.whl")
+    run(
+        bin_folder / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        ROOT / "constraints.txt",
+        wheel,
+        cwd=folder,
+    )
+    return bin_folder
+
+
+def test_wheel_needs_no_torch(installed: Path, tmp_path: Path) -> None:
+    packages = {
+        row["name"] for row in json.loads(run(installed / "python", "-m", "pip", "list", "--format=json", cwd=tmp_path))
+    }
+    assert packages.isdisjoint({"torch", "torchaudio", "librosa", "matplotlib", "scipy"})
+
+
+def test_wheel_finds_the_keywords_of_a_recording(installed: Path, tmp_path: Path) -> None:
+    lines = run(installed / "kws", "infer", RECORDING, "--format", "jsonl", cwd=tmp_path).splitlines()
+    found = [json.loads(line)["label"] for line in lines]
+    commands = {"yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"}
+    truth = [line.split("\t")[2] for line in RECORDING.with_suffix(".txt").read_text().splitlines()]
+    assert found == [word for word in truth if word in commands]
+
+
+def test_wheel_evaluates_inspects_and_exports(installed: Path, tmp_path: Path) -> None:
+    report = json.loads(
+        run(
+            installed / "kws",
+            "evaluate",
+            "--model",
+            "commands",
+            "--data",
+            ROOT / "data",
+            "--split",
+            "testing",
+            "--json",
+            cwd=tmp_path,
+        )
+    )
+    assert report["n"] == 140
+    assert "conv2d" in run(installed / "kws", "inspect", "commands", cwd=tmp_path)
+    run(
+        installed / "kws",
+        "export",
+        "--model",
+        "commands",
+        "--to",
+        "c-array",
+        "--out",
+        tmp_path / "commands.h",
+        cwd=tmp_path,
+    )
+    assert (tmp_path / "commands.h").read_text().count("int8_t") > 5
+
+
+def test_console_script_ignores_a_stray_folder(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__init__.py").write_text("raise RuntimeError('the wrong training')\n")
+    (tmp_path / "features.py").write_text("raise RuntimeError('the wrong features')\n")
+    assert run(installed / "kws", "infer", RECORDING, "--format", "jsonl", cwd=tmp_path)

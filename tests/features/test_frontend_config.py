@@ -23,7 +23,7 @@ def test_presets_have_the_documented_shapes(name, shape, milliseconds):
 
 
 def test_an_unknown_preset_lists_the_choices():
-    with pytest.raises(UsageError, match=r"no preset 'mfb'.*mfb40, mfcc10, mlperf-tiny"):
+    with pytest.raises(UsageError, match=r"no preset 'mfb'.*mfb40, mfb40-10ms, mfcc10, mlperf-tiny"):
         get_preset("mfb")
 
 

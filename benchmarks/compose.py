@@ -5,9 +5,10 @@
 
 Each recording holds six keywords and six other words of one split's speakers, no speaker in two recordings, with
 pauses of 0.5 to 2 s, on recorded background noise. ``X.wav`` gets ``X.txt``: start, end and label of every word,
-tab-separated, in seconds, as Audacity reads it. The times are those of the word itself: every clip is trimmed by its
-energy first. Every word is brought to the same RMS, so that the recording's signal-to-noise ratio (10 to 20 dB) is that
-of each of its words.
+tab-separated, in seconds, as Audacity reads it. The times are those of the word itself, found by its energy. Clips in
+which it cannot be told where the word begins and ends (second sounds, background within 20 dB) are passed over; how
+many is printed. Every word is brought to the same RMS, so that the recording's signal-to-noise ratio (10 to 20 dB) is
+that of each of its words.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from features.audio import read_audio
 from kws.errors import DataError
 from kws.stream_score import Word, write_labels
 from training.dataset import NOISE_FOLDERS, Clip, scan_folder
+from training.layout import word_bounds
 
 SAMPLE_RATE = 16000
 RECORDED_KEYWORDS = ("yes", "no", "up", "down", "left", "right", "stop", "go")
@@ -36,8 +38,8 @@ SECONDS = (25.0, 30.0)
 PAUSE = (0.5, 2.0)
 SNR_DB = (10.0, 20.0)
 WORD_RMS = 0.08  # full scale is 1
-MARGIN = SAMPLE_RATE // 20  # 50 ms of the clip are kept on either side of the word, faded in and out
-FRAME = SAMPLE_RATE // 100
+MARGIN = SAMPLE_RATE // 5  # 0.2 s of the clip are kept on either side of the word: faint beginnings and ends
+FADE = SAMPLE_RATE // 20  # the outermost 50 ms of a margin are faded in or out
 
 Samples = NDArray[np.float64]
 
@@ -47,71 +49,49 @@ class Spoken:
     """One word cut out of its clip: samples of RMS WORD_RMS within [start, end), faded margins around it."""
 
     label: str
+    speaker: str
     samples: Samples
     start: int
     end: int
 
 
-def trim(samples: Samples) -> tuple[int, int]:
-    """The word's own (start, end) in a clip, in samples, found by energy; DataError where no word stands out.
-
-    The RMS of 10 ms frames, averaged over three, counts as speech above a twentieth of its maximum (-26 dB) and above
-    three times its tenth percentile, the clip's background. Stretches more than 200 ms apart are separate sounds; one
-    with less than a fiftieth of the loudest one's energy is a click. A word of less than 0.15 s or more than 0.85 s is
-    the background.
-    """
-    n_frames = len(samples) // FRAME
-    power = np.mean(samples[: n_frames * FRAME].reshape(n_frames, FRAME) ** 2, axis=1)
-    rms = np.convolve(np.sqrt(power), np.ones(3) / 3, "same")
-    peak = rms.max(initial=0.0)
-    active = np.flatnonzero(rms > max(peak / 20, min(3 * np.percentile(rms, 10), peak / 4), 1e-4))
-    if not len(active):
-        raise DataError("the clip is silent")
-    sounds = np.split(active, np.flatnonzero(np.diff(active) > 20) + 1)
-    energies = [float(power[sound].sum()) for sound in sounds]
-    word = np.concatenate([sound for sound in sounds if power[sound].sum() > max(energies) / 50])
-    start, end = int(word[0]) * FRAME, int(word[-1] + 1) * FRAME
-    if not 0.15 <= (end - start) / SAMPLE_RATE <= 0.85:
-        raise DataError("no word stands out of the clip")
-    return start, end
+def cut(clip: Clip, samples: Samples) -> Spoken | None:
+    """The word of a clip, levelled and faded; None where `word_bounds` cannot tell where it lies."""
+    bounds = word_bounds(samples)
+    if bounds is None:
+        return None
+    start, end = bounds
+    low, high = max(0, start - MARGIN), min(len(samples), end + MARGIN)
+    piece = samples[low:high] * (WORD_RMS / np.sqrt(np.mean(samples[start:end] ** 2)))
+    before, after = min(FADE, start - low), min(FADE, high - end)
+    piece[:before] *= np.linspace(0, 1, before, endpoint=False)
+    piece[len(piece) - after :] *= np.linspace(1, 0, after)
+    return Spoken(clip.word, clip.speaker, piece, start - low, end - low)
 
 
-def cut(label: str, clip: Samples) -> Spoken:
-    """The word of a clip, trimmed, levelled and faded; DataError where `trim` finds none."""
-    start, end = trim(clip)
-    low, high = max(0, start - MARGIN), min(len(clip), end + MARGIN)
-    samples = clip[low:high] * (WORD_RMS / np.sqrt(np.mean(clip[start:end] ** 2)))
-    samples[: start - low] *= np.linspace(0, 1, start - low, endpoint=False)
-    samples[end - low :] *= np.linspace(1, 0, high - end)
-    return Spoken(label, samples, start - low, end - low)
-
-
-def deal(clips: Iterable[Clip], keywords: Sequence[str], count: int, rng: Generator) -> Iterator[list[Spoken]]:
+def deal(spoken: Iterable[Spoken], keywords: Sequence[str], count: int, rng: Generator) -> Iterator[list[Spoken]]:
     """The words of `count` recordings, no speaker in two of them; DataError when the speakers do not suffice.
 
     Speakers are dealt out like cards. Each recording then takes from its own speakers, at random, WORDS words, no word
-    twice; KEYWORDS of them are keywords, or all, where there are fewer. Clips that `trim` refuses are passed over.
+    twice; KEYWORDS of them are keywords, or all, where there are fewer.
     """
-    by_speaker: dict[str, list[Clip]] = {}
-    for clip in clips:
-        by_speaker.setdefault(clip.speaker, []).append(clip)
+    by_speaker: dict[str, list[Spoken]] = {}
+    for word in spoken:
+        by_speaker.setdefault(word.speaker, []).append(word)
     speakers = rng.permutation(sorted(by_speaker)).tolist()
     for i in range(count):
-        hand = [clip for speaker in speakers[i::count] for clip in by_speaker[speaker]]
+        hand = [word for speaker in speakers[i::count] for word in by_speaker[speaker]]
         n_keywords = min(KEYWORDS, len(keywords))
         wanted = {True: n_keywords, False: WORDS - n_keywords}
         chosen: dict[str, Spoken] = {}
         for j in rng.permutation(len(hand)):
-            word = hand[j].word
-            if word not in chosen and wanted[word in keywords]:
-                try:
-                    chosen[word] = cut(word, read_audio(hand[j].path).astype(np.float64))
-                except DataError:
-                    continue
-                wanted[word in keywords] -= 1
+            label = hand[j].label
+            if label not in chosen and wanted[label in keywords]:
+                chosen[label] = hand[j]
+                wanted[label in keywords] -= 1
         if any(wanted.values()):
             raise DataError(f"too few words for recording {i + 1} of {count}", hint="compose fewer recordings")
-        yield [chosen[word] for word in rng.permutation(sorted(chosen)).tolist()]
+        yield [chosen[label] for label in rng.permutation(sorted(chosen)).tolist()]
 
 
 def compose(words: Sequence[Spoken], noise: Samples, rng: Generator) -> tuple[Samples, list[Word], float]:
@@ -155,7 +135,9 @@ def main(data: Path, out: Path, split: str, keywords: str, count: int, seed: int
     paths = [p for p in sorted((data / NOISE_FOLDERS[0]).iterdir()) if p.stem not in COMPUTED_NOISE]
     noises = [read_audio(path).astype(np.float64) for path in paths]
     out.mkdir(parents=True, exist_ok=True)
-    for i, words in enumerate(deal(clips, keywords.split(","), count, rng)):
+    spoken = [word for clip in clips if (word := cut(clip, read_audio(clip.path).astype(np.float64)))]
+    print(f"{len(clips) - len(spoken)} of {len(clips)} clips are passed over: it cannot be told where their word lies")
+    for i, words in enumerate(deal(spoken, keywords.split(","), count, rng)):
         samples, truth, snr_db = compose(words, noises[rng.integers(len(noises))], rng)
         path = out / f"recording_{i:02d}.wav"
         sf.write(path, samples, SAMPLE_RATE, subtype="PCM_16")

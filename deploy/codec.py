@@ -229,10 +229,10 @@ def integer(value: object, where: str) -> int:
 
 
 def _number(value: object, where: str) -> float:
-    if type(value) not in (int, float) or not abs(value) < math.inf:  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         raise ModelError(f"is {_kind_of(value)}, not a finite number", where=where)
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except OverflowError:
         raise ModelError("is too large", where=where) from None
 

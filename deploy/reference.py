@@ -7,6 +7,7 @@ Between the int8 input and the int8 output no float exists. The graph is trusted
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def run_op(graph: Graph, op: Op, inputs: Sequence[IntArray]) -> NDArray[np.int8]
     """The output of one op for its activations, int8 (N, *shape) each; its constants come from the graph."""
     tensors = graph.inputs_of(op)
     constants = [tensor.data for tensor in tensors if tensor.data is not None]
-    return op.attributes.run([*inputs, *constants], tensors, graph.tensors[op.output])  # type: ignore[return-value]
+    return cast(NDArray[np.int8], op.attributes.run([*inputs, *constants], tensors, graph.tensors[op.output]))
 
 
 def _walk(graph: Graph, x: NDArray[np.int8], *, keep: bool = False) -> dict[str, NDArray[np.int8]]:

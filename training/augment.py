@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation on the fly: where a clip lies in its window, speed, gain, noise, masks; and the noises themselves.
+"""Augmentation on the fly: where a word lies in its window, speed, gain, noise, masks; and the noises themselves.
 
 NumPy on whole batches. All is drawn from the generator that the caller passes: the same one gives the same batch.
 """
@@ -13,6 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from training.layout import PAD, place, place_anywhere, place_part
+
 Floats = NDArray[np.float32]
 
 
@@ -20,7 +22,10 @@ Floats = NDArray[np.float32]
 class AugmentConfig:
     """Strength of each augmentation; zero switches one off. `synthetic_*` holds for clips of train-only folders."""
 
-    shift_ms: float = 100.0
+    shift_ms: float = 100.0  # of a clip as it was recorded
+    anywhere_share: float = 0.3  # of the clips: the word anywhere in the window, often with a neighbour at its edge
+    part_share: float = 0.1  # of the clips: less than half of the word, which is learnt as an unknown one
+    edge_share: float = 0.1  # of those and of silence: the recording begins or ends within the window
     speed: float = 0.08  # largest relative change of the playing rate (pitch and duration together)
     synthetic_speed: float = 0.22
     gain_db: float = 6.0  # +- uniform
@@ -79,11 +84,11 @@ class NoisePool:
     def silence(self, rng: np.random.Generator, count: int) -> Floats:
         """What counts as `_silence_`, (count, n) in [-1, 1].
 
-        Half is recorded noise scaled by 0 to 1, as the data set's convention has it, half computed noise at -90 to
-        -8 dBFS; one clip in twenty is digital zero, with a last bit that flickers or not.
+        Half is recorded noise scaled by 0 to 1, as the data set's convention has it, half computed noise at -70 to
+        -12 dBFS; one clip in twenty is digital zero, with a last bit that flickers or not.
         """
         out, computed = self.crops(rng, count, 0.5)
-        gain = np.where(computed, 10 ** (rng.uniform(-90, -8, count) / 20), rng.random(count))
+        gain = np.where(computed, 10 ** (rng.uniform(-70, -12, count) / 20), rng.random(count))
         out *= gain[:, None].astype(np.float32)
         dead = np.flatnonzero(rng.random(count) < 0.05)
         flicker = rng.integers(0, 2, (len(dead), out.shape[1])) * rng.integers(0, 2, (len(dead), 1))
@@ -105,32 +110,39 @@ class Augmenter:
         self.config, self.pool, self.n, self.sample_rate = config, pool, n, sample_rate
 
     def waveforms(
-        self, rng: np.random.Generator, clips: Sequence[NDArray[np.int16] | None], synthetic: NDArray[np.bool_]
-    ) -> Floats:
-        """(B, n) float32 in [-1, 1]. None asks for a silence clip.
+        self,
+        rng: np.random.Generator,
+        clips: Sequence[NDArray[np.int16] | None],
+        synthetic: NDArray[np.bool_],
+        words: NDArray[np.int64],
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Windows (B, n) float32 in [-1, 1], and which of them, (B,), show less than half of their word.
 
-        `synthetic`, shape (B,), marks the clips of train-only folders.
+        A clip of None asks for silence. `synthetic`, shape (B,), marks the clips of train-only folders; `words`, shape
+        (B, 2), holds (start, end) of the word in each clip, in samples, (0, 0) where it cannot be told.
         """
         config, count = self.config, len(clips)
         span = np.where(synthetic, config.synthetic_speed, config.speed)
         speed = 1 + span * rng.uniform(-1, 1, count)
-        shift = np.where(synthetic, 0, rng.uniform(-1, 1, count)) * config.shift_ms / 1000 * self.sample_rate
-        place = rng.random(count)
+        sounds = [
+            None if clip is None else self._change_pitch_and_tempo(rng, clip.astype(np.float32) / np.float32(32768))
+            for clip in clips
+        ]
+        sounds = [sound if sound is None else play_at(sound, s) for sound, s in zip(sounds, speed, strict=True)]
+        silent = np.array([sound is None for sound in sounds])
         out = np.zeros((count, self.n), np.float32)
-        for row, clip in enumerate(clips):
-            if clip is not None:
-                sound = self._change_pitch_and_tempo(rng, clip.astype(np.float32) / np.float32(32768))
-                sound = play_at(sound, speed[row])
-                place_in(out[row], sound, place[row], int(shift[row]))
+        stretch = [1 if a is None or b is None else len(b) / max(len(a), 1) for a, b in zip(clips, sounds, strict=True)]
+        words = (words * np.array(stretch)[:, None]).astype(np.int64)
+        part, taken = self._lay_out(rng, out, sounds, synthetic, words)
         self._tilt(rng, out, synthetic)
-        silent = np.array([clip is None for clip in clips])
         self._add_noise(rng, out, ~silent)
         gain_db = np.where(synthetic, config.synthetic_gain_db, config.gain_db) * rng.uniform(-1, 1, count)
         out *= (10 ** (gain_db / 20)).astype(np.float32)[:, None]
         if silent.any():
             out[silent] = self.pool.silence(rng, int(silent.sum()))
+        self._begin_or_end(rng, out, taken)
         np.clip(out, -1, 1, out=out)
-        return out
+        return out, part
 
     def mask(self, rng: np.random.Generator, features: Floats, hop_length: int) -> Floats:
         """SpecAugment, in place on (B, n_frames, n_features): stretches of time and of bands get their clip's mean."""
@@ -143,6 +155,44 @@ class Augmenter:
             widest = config.band_mask_share * features.shape[2]
             np.copyto(features, mean, where=_stretch(rng, len(features), features.shape[2], widest)[:, None, :])
         return features
+
+    def _lay_out(
+        self,
+        rng: np.random.Generator,
+        out: Floats,
+        sounds: Sequence[Floats | None],
+        synthetic: NDArray[np.bool_],
+        words: NDArray[np.int64],
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Put every sound into its row; which rows show part of a word, (B,), and which samples are taken, (B, 2)."""
+        config, count = self.config, len(out)
+        shift = np.where(synthetic, 0, rng.uniform(-1, 1, count)) * config.shift_ms / 1000 * self.sample_rate
+        where, kind, alone = rng.random(count), rng.random(count), rng.random(count) < 0.5
+        known = words[:, 1] > words[:, 0]
+        part = known & (kind < config.part_share)
+        anywhere = known & ~part & (kind < config.part_share + config.anywhere_share)
+        taken = np.tile([0, self.n], (count, 1))
+        for row, sound in enumerate(sounds):
+            if sound is None:
+                taken[row] = rng.integers(self.n)
+            elif part[row] or anywhere[row]:
+                start, end = words[row]
+                other = (row + 1) % count
+                neighbour = None if alone[row] or not known[other] else _with_pad(sounds[other], *words[other])
+                lay = place_part if part[row] else place_anywhere
+                taken[row] = lay(rng, out[row], sound, (int(start), int(end)), neighbour)
+            else:
+                place(out[row], sound, where[row], int(shift[row]))
+        return part, taken
+
+    def _begin_or_end(self, rng: np.random.Generator, out: Floats, taken: NDArray[np.int64]) -> None:
+        """In `edge_share` of the rows: zeros up to some sample before what is taken, or from one behind it on."""
+        for row in np.flatnonzero(rng.random(len(out)) < self.config.edge_share):
+            begin, end = taken[row]
+            if rng.random() < 0.5:
+                out[row, : rng.integers(begin + 1)] = 0
+            else:
+                out[row, rng.integers(end, self.n + 1) :] = 0
 
     def _add_noise(self, rng: np.random.Generator, out: Floats, speech: NDArray[np.bool_]) -> None:
         config, count = self.config, len(out)
@@ -177,15 +227,14 @@ class Augmenter:
         return sound
 
 
-def place_in(row: Floats, sound: Floats, place: float, shift: int) -> None:
-    """Write `sound` into the zeros of `row`: at `place` (0 to 1) of the room it leaves, or lacks, then `shift` later.
-
-    A trimmed clip may lie anywhere; a clip as long as the window moves by the shift alone. `shift` is in samples.
-    """
-    start = round(place * (len(row) - len(sound))) + shift
-    first, last = max(start, 0), min(start + len(sound), len(row))
-    if first < last:
-        row[first:last] = sound[first - start : last - start]
+def _with_pad(sound: Floats | None, start: int, end: int) -> Floats:
+    """The word of a sound with exactly PAD samples on either side, zeros where the sound has none."""
+    assert sound is not None
+    padded = np.zeros(end - start + 2 * PAD, np.float32)
+    place_at = max(PAD - start, 0)
+    piece = sound[max(start - PAD, 0) : end + PAD]
+    padded[place_at : place_at + len(piece)] = piece
+    return padded
 
 
 def play_at(sound: Floats, speed: float) -> Floats:

@@ -22,6 +22,7 @@ from training import checkpoint, qat
 from training.augment import Augmenter
 from training.config import TrainConfig
 from training.dataset import Corpus
+from training.layout import word_bounds
 from training.loading import TrainingData
 from training.report import Progress
 from training.sampling import EpochPlan
@@ -57,6 +58,10 @@ class Loop:
         self.hop_length = frontend.hop_length
         self.label_of = np.array([corpus.label_of(clip.word) for clip in self.recordings.clips] + [corpus.silence])
         self.synthetic = np.array([bool(clip.source) for clip in self.recordings.clips] + [False])
+        self.words = np.array(
+            [word_bounds(self.recordings[i]) or (0, 0) for i in range(len(self.recordings))] + [(0, 0)]
+        )
+        self.unknown = corpus.unknown
         self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self.phase = "float"
         self.history: list[dict[str, Any]] = []
@@ -138,11 +143,11 @@ class Loop:
     def _batch(self, indices: NDArray[np.int64], epoch: int, number: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.config.seed, epoch, number])
         clips = [None if i < 0 else self.recordings[i] for i in indices]
-        waveforms = self.augmenter.waveforms(rng, clips, self.synthetic[indices])
+        waveforms, part = self.augmenter.waveforms(rng, clips, self.synthetic[indices], self.words[indices])
         with torch.inference_mode():
             features = self.frontend(torch.from_numpy(waveforms)).numpy()
         self.augmenter.mask(rng, features, self.hop_length)
-        return torch.from_numpy(features), torch.from_numpy(self.label_of[indices])
+        return torch.from_numpy(features), torch.from_numpy(np.where(part, self.unknown, self.label_of[indices]))
 
     def calibration_batches(self) -> Iterator[Tensor]:
         """Batches (B, 1, n_frames, n_features) of augmented training clips for post-training quantization."""

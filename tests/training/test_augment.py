@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.augment import AugmentConfig, Augmenter, NoisePool, computed_noise, place_in, play_at, rms
+from training.augment import AugmentConfig, Augmenter, NoisePool, computed_noise, play_at, rms
 
 OFF = AugmentConfig(
     shift_ms=0, speed=0, synthetic_speed=0, gain_db=0, synthetic_gain_db=0, tilt_db=0, noise_probability=0,
-    time_masks=0, band_masks=0,
+    time_masks=0, band_masks=0, anywhere_share=0, part_share=0, edge_share=0,
 )  # fmt: skip
 N = 1600
 
@@ -25,13 +25,22 @@ def clips(count: int, length: int = N) -> list[np.ndarray | None]:
     return list(np.random.default_rng(1).integers(-9000, 9000, (count, length)).astype(np.int16))
 
 
+NO_WORDS = np.zeros((400, 2), np.int64)  # where no word can be told from its clip
+
+
+def waveforms(
+    maker: Augmenter, seed: int, batch: list[np.ndarray | None], synthetic: np.ndarray, words: np.ndarray = NO_WORDS
+) -> np.ndarray:
+    return maker.waveforms(np.random.default_rng(seed), batch, synthetic, words[: len(batch)])[0]
+
+
 def recorded(count: int) -> np.ndarray:
     return np.zeros(count, bool)
 
 
 def test_everything_off_returns_the_clips() -> None:
     batch = clips(3)
-    out = augmenter().waveforms(np.random.default_rng(0), batch, recorded(3))
+    out = waveforms(augmenter(), 0, batch, recorded(3))
     assert out.dtype == np.float32
     assert np.array_equal(out * 32768, np.stack(batch))
 
@@ -39,7 +48,7 @@ def test_everything_off_returns_the_clips() -> None:
 def test_same_generator_same_batch() -> None:
     maker = Augmenter(AugmentConfig(), NoisePool([], N, "training", 0), N)
     batch, mixed = [*clips(5), None], np.arange(6) % 2 == 0
-    a, b, c = (maker.waveforms(np.random.default_rng(seed), batch, mixed) for seed in (4, 4, 5))
+    a, b, c = (waveforms(maker, seed, batch, mixed) for seed in (4, 4, 5))
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
     assert np.abs(a).max() <= 1
@@ -47,7 +56,7 @@ def test_same_generator_same_batch() -> None:
 
 def test_shift_moves_a_clip_by_up_to_its_limit_and_fills_with_zeros() -> None:
     batch = [np.arange(1, N + 1).astype(np.int16)] * 200
-    out = augmenter(shift_ms=10).waveforms(np.random.default_rng(0), batch, recorded(200)) * 32768
+    out = waveforms(augmenter(shift_ms=10), 0, batch, recorded(200)) * 32768
     # Where sample 1000 of the clip came to lie: up to 160 samples (10 ms) from its place, both ways.
     moved = np.array([int(np.flatnonzero(row == 1001)[0]) - 1000 for row in out])
     assert -160 <= moved.min() < -120
@@ -57,7 +66,7 @@ def test_shift_moves_a_clip_by_up_to_its_limit_and_fills_with_zeros() -> None:
 
 
 def test_gain_is_uniform_in_decibels() -> None:
-    out = augmenter(gain_db=6).waveforms(np.random.default_rng(0), clips(1) * 300, recorded(300))
+    out = waveforms(augmenter(gain_db=6), 0, clips(1) * 300, recorded(300))
     decibels = 20 * np.log10(rms(out) / rms(np.stack(clips(1)) / np.float32(32768)))
     assert -6 <= decibels.min() < -5.5
     assert 5.5 < decibels.max() <= 6
@@ -65,22 +74,22 @@ def test_gain_is_uniform_in_decibels() -> None:
 
 
 def test_noise_has_the_asked_ratio_to_the_speech() -> None:
-    speech = augmenter().waveforms(np.random.default_rng(0), clips(50), recorded(50))
-    noisy = augmenter(noise_probability=1, snr_db=(10, 10)).waveforms(np.random.default_rng(0), clips(50), recorded(50))
+    speech = waveforms(augmenter(), 0, clips(50), recorded(50))
+    noisy = waveforms(augmenter(noise_probability=1, snr_db=(10, 10)), 0, clips(50), recorded(50))
     ratio = 20 * np.log10(rms(speech) / rms(noisy - speech))
     assert ratio == pytest.approx(10, abs=0.05)
 
 
 def test_noise_comes_with_its_probability() -> None:
     speech = np.stack(clips(400)) / np.float32(32768)
-    out = augmenter(noise_probability=0.8).waveforms(np.random.default_rng(0), clips(400), recorded(400))
+    out = waveforms(augmenter(noise_probability=0.8), 0, clips(400), recorded(400))
     assert np.mean(np.any(out != speech, axis=1)) == pytest.approx(0.8, abs=0.06)
 
 
 def test_synthetic_clips_get_the_stronger_settings() -> None:
     maker = augmenter(synthetic_gain_db=12)
     half = np.arange(40) < 20
-    out = maker.waveforms(np.random.default_rng(0), clips(1) * 40, half)
+    out = waveforms(maker, 0, clips(1) * 40, half)
     assert len(np.unique(rms(out[half]))) == 20
     assert len(np.unique(rms(out[~half]))) == 1
 
@@ -92,7 +101,7 @@ def test_tilt_changes_the_balance_and_keeps_one_kilohertz() -> None:
     maker, synthetic = augmenter(tilt_db=6), np.ones(100, bool)
     levels = {}
     for frequency in (100, 1000, 7000):
-        out = maker.waveforms(np.random.default_rng(0), [tone(frequency)] * 100, synthetic)
+        out = waveforms(maker, 0, [tone(frequency)] * 100, synthetic)
         levels[frequency] = 20 * np.log10(rms(out) / rms(out).mean())
     assert np.ptp(levels[1000]) < 0.2
     assert np.ptp(levels[7000]) > 5
@@ -110,7 +119,7 @@ def test_silence_clips_are_quiet_to_loud_and_some_are_digital_zero() -> None:
 
 
 def test_augmented_batch_holds_silence_where_asked() -> None:
-    out = augmenter().waveforms(np.random.default_rng(0), [*clips(1), None], recorded(2))
+    out = waveforms(augmenter(), 0, [*clips(1), None], recorded(2))
     assert np.array_equal(out[0] * 32768, clips(1)[0])
     assert not np.array_equal(out[1] * 32768, clips(1)[0])
 
@@ -152,16 +161,6 @@ def test_playing_faster_raises_the_pitch() -> None:
     assert play_at(tone, 1.0) is tone
 
 
-@given(st.integers(1, 40), st.floats(0, 1), st.integers(-30, 30))
-def test_place_keeps_what_fits_in_order(length: int, place: float, shift: int) -> None:
-    row = np.zeros(20, np.float32)
-    place_in(row, np.arange(1, length + 1, dtype=np.float32), place, shift)
-    values = row[row > 0]
-    assert np.array_equal(np.diff(values), np.ones(max(len(values) - 1, 0)))
-    if shift == 0:
-        assert len(values) == min(length, 20)
-
-
 def test_masks_cover_stretches_with_the_clip_s_mean() -> None:
     maker = augmenter(time_masks=1, time_mask_ms=20, band_masks=1, band_mask_share=0.2)
     features = np.random.default_rng(0).standard_normal((50, 30, 20)).astype(np.float32)
@@ -179,6 +178,35 @@ def test_pitch_and_tempo_go_through_librosa() -> None:
     config = dataclasses.replace(OFF, pitch=2.0, tempo=0.2)
     maker = Augmenter(config, NoisePool([], 16000, "training", 0), 16000)
     tone = (8000 * np.sin(2 * np.pi * 500 * np.arange(16000) / 16000)).astype(np.int16)
-    out = maker.waveforms(np.random.default_rng(3), [tone], recorded(1))
+    out = waveforms(maker, 3, [tone], recorded(1))
     assert out.shape == (1, 16000)
     assert np.argmax(np.abs(np.fft.rfft(out[0]))) != 500
+
+
+def test_parts_of_words_are_told_and_come_with_their_share() -> None:
+    maker = Augmenter(dataclasses.replace(OFF, part_share=0.25), NoisePool([], 16000, "training", 0), 16000)
+    word = np.pad(np.full(6000, 5000, np.int16), 5000)
+    words = np.tile([5000, 11000], (400, 1))
+    out, part = maker.waveforms(np.random.default_rng(0), [word] * 400, recorded(400), words)
+    visible = np.count_nonzero(out, axis=1)
+    assert part.mean() == pytest.approx(0.25, abs=0.07)
+    assert (visible[~part] == 6000).all()
+    assert (visible[part] <= 2 * 0.45 * 6000).all()  # the word and its neighbour
+
+
+def test_clips_without_bounds_are_never_parts() -> None:
+    maker = augmenter(part_share=0.5, anywhere_share=0.5)
+    out, part = maker.waveforms(np.random.default_rng(0), clips(3), recorded(3), NO_WORDS[:3])
+    assert not part.any()
+    assert np.array_equal(out * 32768, np.stack(clips(3)))
+
+
+def test_a_recording_begins_or_ends_outside_of_the_word() -> None:
+    config = dataclasses.replace(OFF, anywhere_share=1, edge_share=1, noise_probability=1, snr_db=(0, 0))
+    maker = Augmenter(config, NoisePool([], 16000, "training", 0), 16000)
+    batch = [np.pad(np.full(6000, 5000, np.int16), 5000), None] * 50
+    words = np.array([[5000, 11000], [0, 0]] * 50)
+    out, _ = maker.waveforms(np.random.default_rng(0), batch, recorded(100), words)
+    zeros = np.array([max(np.flatnonzero(row)[0], 16000 - np.flatnonzero(row)[-1] - 1) for row in out if row.any()])
+    assert np.mean(zeros > 160) > 0.8  # on one side or the other
+    assert (np.count_nonzero(out[::2], axis=1) >= 5900).all()  # the word stays

@@ -14,15 +14,15 @@ from typing import cast
 from torch import Tensor, nn
 
 from kws.errors import UsageError
-from training.networks.layers import Add, AveragePool, ConvBn, CropTime, FeaturesAsChannels, same_padding
-from training.qat import DeQuantStub, QuantStub, fuse_conv_bn
+from training.networks.layers import Add, ConvBn, CropTime, same_padding
+from training.networks.network import KeywordNetwork
 
 CHANNELS = (24, 32, 40, 56)
 FIRST_KERNEL = 3
 KERNEL = 7
 
 
-class TcResNet(nn.Module):
+class TcResNet(KeywordNetwork):
     """Float features (B, 1, T, F) -> logits (B, n_labels).
 
     More than 64 frames are halved by the first layer's stride: one output for two frames. Raises UsageError where T is
@@ -30,32 +30,17 @@ class TcResNet(nn.Module):
     """
 
     def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
-        super().__init__()
         time, features = input_shape
         stride = 1 if time <= 64 else 2
         frames = (time - FIRST_KERNEL) // stride + 1 - 2 * (KERNEL - 1) * (len(CHANNELS) - 1)
         if frames < 1:
             needed = stride * (2 * (KERNEL - 1) * (len(CHANNELS) - 1)) + FIRST_KERNEL
             raise UsageError(f"tc-resnet needs at least {needed} frames, not {time}", hint="take a shorter hop")
-        self.quant = QuantStub()
-        self.as_channels = FeaturesAsChannels()
-        self.first = ConvBn(features, CHANNELS[0], (FIRST_KERNEL, 1), stride=(stride, 1))
-        self.blocks = nn.ModuleList(_Block(before, after) for before, after in pairwise(CHANNELS))
-        self.pool = AveragePool((frames, 1))
-        self.flatten = nn.Flatten()
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(CHANNELS[-1], n_labels)
-        self.dequant = DeQuantStub()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(self.as_channels(self.quant(x)))
-        for block in self.blocks:
-            x = block(x)
-        return cast(Tensor, self.dequant(self.classifier(self.dropout(self.flatten(self.pool(x))))))
-
-    def fuse_model(self) -> None:
-        """Folds each batch norm into its convolution, for QAT in train mode and for PTQ in eval mode."""
-        fuse_conv_bn(self)
+        super().__init__(
+            ConvBn(features, CHANNELS[0], (FIRST_KERNEL, 1), stride=(stride, 1)),
+            (_Block(before, after) for before, after in pairwise(CHANNELS)),
+            window=(frames, 1), channels=CHANNELS[-1], n_labels=n_labels, dropout=dropout, as_channels=True,
+        )  # fmt: skip
 
 
 class _Block(nn.Module):
@@ -78,35 +63,19 @@ WIDE = (24, 36, 48, 72)  # 1.5 times TC-ResNet8
 WIDE_KERNEL = 9
 
 
-class TcResNet8(nn.Module):
+class TcResNet8(KeywordNetwork):
     """Float features (B, 1, T, F) -> logits (B, n_labels): TC-ResNet8-1.5, paddings as TFLite's SAME."""
 
     def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
-        super().__init__()
         time, features = input_shape
-        self.quant = QuantStub()
-        self.as_channels = FeaturesAsChannels()
-        self.first = ConvBn(features, WIDE[0], (FIRST_KERNEL, 1), padding=((1, 1), (0, 0)))
-        blocks = []
-        for before, after in pairwise(WIDE):
-            blocks.append(_StridedBlock(before, after, time))
-            time = -(-time // 2)
-        self.blocks = nn.ModuleList(blocks)
-        self.pool = AveragePool((time, 1))
-        self.flatten = nn.Flatten()
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(WIDE[-1], n_labels)
-        self.dequant = DeQuantStub()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(self.as_channels(self.quant(x)))
-        for block in self.blocks:
-            x = block(x)
-        return cast(Tensor, self.dequant(self.classifier(self.dropout(self.flatten(self.pool(x))))))
-
-    def fuse_model(self) -> None:
-        """Folds each batch norm into its convolution, for QAT in train mode and for PTQ in eval mode."""
-        fuse_conv_bn(self)
+        times = [time]
+        for _ in WIDE[1:]:
+            times.append(-(-times[-1] // 2))
+        super().__init__(
+            ConvBn(features, WIDE[0], (FIRST_KERNEL, 1), padding=((1, 1), (0, 0))),
+            (_StridedBlock(*channels, time) for channels, time in zip(pairwise(WIDE), times, strict=False)),
+            window=(times[-1], 1), channels=WIDE[-1], n_labels=n_labels, dropout=dropout, as_channels=True,
+        )  # fmt: skip
 
 
 class _StridedBlock(nn.Module):

@@ -31,7 +31,7 @@ from training.layout import word_bounds
 
 SAMPLE_RATE = 16000
 RECORDED_KEYWORDS = ("yes", "no", "up", "down", "left", "right", "stop", "go")
-TOO_RARE = ("on", "off")  # three validation clips each; keywords of the shipped model, so no other words either
+TOO_RARE = ("on", "off")  # three validation clips each: heard only where they are asked for
 COMPUTED_NOISE = ("white_noise", "pink_noise")  # the data set has them beside its recorded noises
 WORDS, KEYWORDS = 12, 6  # of a recording, and how many of them are keywords
 SECONDS = (25.0, 30.0)
@@ -131,13 +131,15 @@ def _pauses(spoken: int, count: int, rng: Generator) -> NDArray[np.int64]:
 def main(data: Path, out: Path, split: str, keywords: str, count: int, seed: int) -> None:
     """Compose recordings with known keywords and times."""
     rng = np.random.default_rng(seed)
-    clips = [clip for clip in scan_folder(data) if clip.split == split and clip.word not in TOO_RARE]
+    wanted = keywords.split(",")
+    left_out = {word for word in TOO_RARE if word not in wanted}
+    clips = [clip for clip in scan_folder(data) if clip.split == split and clip.word not in left_out]
     paths = [p for p in sorted((data / NOISE_FOLDERS[0]).iterdir()) if p.stem not in COMPUTED_NOISE]
     noises = [read_audio(path).astype(np.float64) for path in paths]
     out.mkdir(parents=True, exist_ok=True)
     spoken = [word for clip in clips if (word := cut(clip, read_audio(clip.path).astype(np.float64)))]
     print(f"{len(clips) - len(spoken)} of {len(clips)} clips are passed over: it cannot be told where their word lies")
-    for i, words in enumerate(deal(spoken, keywords.split(","), count, rng)):
+    for i, words in enumerate(deal(spoken, wanted, count, rng)):
         samples, truth, snr_db = compose(words, noises[rng.integers(len(noises))], rng)
         path = out / f"recording_{i:02d}.wav"
         sf.write(path, samples, SAMPLE_RATE, subtype="PCM_16")

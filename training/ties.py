@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 CANDIDATES = 32  # for each channel that shares the scale,
 CANDIDATES_MAX = 512  # a change of the scale by at most 2^-14
-N_MAX = 1 << 16  # the first of the results when M is small; larger ones are rare
+N_MAX = 1 << 19  # results of int8 when M is at least 2^-11; the few larger sums are rare
 REACH = 3 * 2.0**-24  # roundings of the bias, of M and of the product
 _FRACTION_BITS = 44  # of M n <= 256, in int64
 _N = np.arange(1, N_MAX + 1, dtype=np.int64)

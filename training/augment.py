@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from training.layout import PAD, place, place_anywhere, place_part
+from training.layout import PAD, add_at, place, place_anywhere, place_part, word_bounds
 
 Floats = NDArray[np.float32]
 
@@ -23,9 +23,8 @@ class AugmentConfig:
     """Strength of each augmentation; zero switches one off. `synthetic_*` holds for clips of train-only folders."""
 
     shift_ms: float = 100.0  # of a clip as it was recorded
-    # The next three teach a network what a sliding window meets. They are off until their effect is measured alone:
-    # with 0.3, 0.1 and 0.1, twice the unknown words and other changes since, a DS-CNN-S had 3,750 test clips right of
-    # 4,092, the one trained before them 3,836.
+    # The next three teach a network what a sliding window meets. They are off: validation has not shown yet
+    # that they help.
     anywhere_share: float = 0.0  # of the clips: the word anywhere in the window, often with a neighbour at its edge
     part_share: float = 0.0  # of the clips: less than half of the word, which is learnt as an unknown one
     edge_share: float = 0.0  # of those and of silence: the recording begins or ends within the window
@@ -117,12 +116,10 @@ class Augmenter:
         rng: np.random.Generator,
         clips: Sequence[NDArray[np.int16] | None],
         synthetic: NDArray[np.bool_],
-        words: NDArray[np.int64],
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """Windows (B, n) float32 in [-1, 1], and which of them, (B,), show less than half of their word.
 
-        A clip of None asks for silence. `synthetic`, shape (B,), marks the clips of train-only folders; `words`, shape
-        (B, 2), holds (start, end) of the word in each clip, in samples, (0, 0) where it cannot be told.
+        A clip of None asks for silence. `synthetic`, shape (B,), marks the clips of train-only folders.
         """
         config, count = self.config, len(clips)
         span = np.where(synthetic, config.synthetic_speed, config.speed)
@@ -134,9 +131,7 @@ class Augmenter:
         sounds = [sound if sound is None else play_at(sound, s) for sound, s in zip(sounds, speed, strict=True)]
         silent = np.array([sound is None for sound in sounds])
         out = np.zeros((count, self.n), np.float32)
-        stretch = [1 if a is None or b is None else len(b) / max(len(a), 1) for a, b in zip(clips, sounds, strict=True)]
-        words = (words * np.array(stretch)[:, None]).astype(np.int64)
-        part, taken = self._lay_out(rng, out, sounds, synthetic, words)
+        part, taken = self._lay_out(rng, out, sounds, synthetic)
         self._tilt(rng, out, synthetic)
         self._add_noise(rng, out, ~silent)
         gain_db = np.where(synthetic, config.synthetic_gain_db, config.gain_db) * rng.uniform(-1, 1, count)
@@ -165,27 +160,25 @@ class Augmenter:
         out: Floats,
         sounds: Sequence[Floats | None],
         synthetic: NDArray[np.bool_],
-        words: NDArray[np.int64],
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Put every sound into its row; which rows show part of a word, (B,), and which samples are taken, (B, 2)."""
         config, count = self.config, len(out)
         shift = np.where(synthetic, 0, rng.uniform(-1, 1, count)) * config.shift_ms / 1000 * self.sample_rate
         where, kind, alone = rng.random(count), rng.random(count), rng.random(count) < 0.5
-        known = words[:, 1] > words[:, 0]
-        part = known & (kind < config.part_share)
-        anywhere = known & ~part & (kind < config.part_share + config.anywhere_share)
+        part = np.zeros(count, bool)
         taken = np.tile([0, self.n], (count, 1))
         for row, sound in enumerate(sounds):
+            moved = kind[row] < config.part_share + config.anywhere_share
+            word = word_bounds(sound) if moved and sound is not None else None
             if sound is None:
                 taken[row] = rng.integers(self.n)
-            elif part[row] or anywhere[row]:
-                start, end = words[row]
-                other = (row + 1) % count
-                neighbour = None if alone[row] or not known[other] else _with_pad(sounds[other], *words[other])
-                lay = place_part if part[row] else place_anywhere
-                taken[row] = lay(rng, out[row], sound, (int(start), int(end)), neighbour)
-            else:
+            elif word is None:
                 place(out[row], sound, where[row], int(shift[row]))
+            else:
+                part[row] = kind[row] < config.part_share
+                neighbour = None if alone[row] else _with_pad(sounds[(row + 1) % count])
+                lay = place_part if part[row] else place_anywhere
+                taken[row] = lay(rng, out[row], sound, word, neighbour)
         return part, taken
 
     def _begin_or_end(self, rng: np.random.Generator, out: Floats, taken: NDArray[np.int64]) -> None:
@@ -230,13 +223,14 @@ class Augmenter:
         return sound
 
 
-def _with_pad(sound: Floats | None, start: int, end: int) -> Floats:
-    """The word of a sound with exactly PAD samples on either side, zeros where the sound has none."""
-    assert sound is not None
+def _with_pad(sound: Floats | None) -> Floats | None:
+    """The word of a sound with exactly PAD samples on either side, zeros where the sound has none; None without one."""
+    word = None if sound is None else word_bounds(sound)
+    if sound is None or word is None:
+        return None
+    start, end = word
     padded = np.zeros(end - start + 2 * PAD, np.float32)
-    place_at = max(PAD - start, 0)
-    piece = sound[max(start - PAD, 0) : end + PAD]
-    padded[place_at : place_at + len(piece)] = piece
+    add_at(padded, sound, PAD - start)
     return padded
 
 

@@ -22,7 +22,6 @@ from training import checkpoint, qat
 from training.augment import Augmenter
 from training.config import TrainConfig
 from training.dataset import Corpus
-from training.layout import word_bounds
 from training.loading import TrainingData
 from training.report import Progress
 from training.sampling import EpochPlan
@@ -58,9 +57,6 @@ class Loop:
         self.hop_length = frontend.hop_length
         self.label_of = np.array([corpus.label_of(clip.word) for clip in self.recordings.clips] + [corpus.silence])
         self.synthetic = np.array([bool(clip.source) for clip in self.recordings.clips] + [False])
-        self.words = np.array(
-            [word_bounds(self.recordings[i]) or (0, 0) for i in range(len(self.recordings))] + [(0, 0)]
-        )
         self.unknown = corpus.unknown
         self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self.phase = "float"
@@ -143,7 +139,7 @@ class Loop:
     def _batch(self, indices: NDArray[np.int64], epoch: int, number: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.config.seed, epoch, number])
         clips = [None if i < 0 else self.recordings[i] for i in indices]
-        waveforms, part = self.augmenter.waveforms(rng, clips, self.synthetic[indices], self.words[indices])
+        waveforms, part = self.augmenter.waveforms(rng, clips, self.synthetic[indices])
         with torch.inference_mode():
             features = self.frontend(torch.from_numpy(waveforms)).numpy()
         self.augmenter.mask(rng, features, self.hop_length)

@@ -23,6 +23,11 @@ from kws.arithmetic.requantize import Requant
 HALF = Fraction(1, 2)
 
 
+def attributes_of(graph: Graph, index: int) -> Any:
+    """Those of one op; each kind of op has its own."""
+    return graph.ops[index].attributes
+
+
 def half_up(value: Fraction) -> int:
     return floor(value + HALF)
 
@@ -111,7 +116,7 @@ def test_conv2d(
     graph = builder.finish(
         builder.conv2d(builder.input((*window["size"], i), source), "op", weight, scale, weight_z, bias, **given)
     )
-    requant = graph.ops[0].attributes.requant  # type: ignore[attr-defined]
+    requant = attributes_of(graph, 0).requant
 
     def expected(x: Any, row: int, column: int, channel: int) -> int:
         acc = int(bias[channel])
@@ -141,7 +146,7 @@ def test_depthwise_conv2d(
             builder.input((*window["size"], i), source), "op", weight, scale, weight_z, bias, **given
         )
     )
-    requant = graph.ops[0].attributes.requant  # type: ignore[attr-defined]
+    requant = attributes_of(graph, 0).requant
 
     def expected(x: Any, row: int, column: int, channel: int) -> int:
         acc = int(bias[channel])
@@ -163,7 +168,7 @@ def test_fully_connected(
     given = {"output": target, "activation_min": clamp[0], "activation_max": clamp[1]}
     x = builder.input((k,), source)
     graph = builder.finish(builder.fully_connected(x, "op", weight, 0.03125, weight_z, bias, **given))
-    requant = graph.ops[0].attributes.requant  # type: ignore[attr-defined]
+    requant = attributes_of(graph, 0).requant
 
     def expected(x: Any, channel: int) -> int:
         terms = zip(x, weight[channel], strict=True)
@@ -204,7 +209,7 @@ def test_mean(
     builder = GraphBuilder(rule)
     x = builder.input((h, w, c), source)
     graph = builder.finish(builder.mean(x, "op", output=target, keep_dims=keep))
-    requant = graph.ops[0].attributes.requant  # type: ignore[attr-defined]
+    requant = attributes_of(graph, 0).requant
     k = (h * w).bit_length() - 1
     divided = Requant.__new__(Requant)  # its multiplier may lie below 2^30
     for name in ("zero_point", "activation_min", "activation_max", "rounding"):
@@ -253,7 +258,7 @@ def test_concatenation(
         for i, n in enumerate(lengths)
     ]
     graph = builder.finish(builder.concatenation(parts, "op", axis=axis, output=target))
-    requants = graph.ops[-1].attributes.requants_in  # type: ignore[attr-defined]
+    requants = attributes_of(graph, -1).requants_in
     values = run_all(graph, _x(seed, 2, 3, 3, 3))
     begin = 0
     for part, requant, length in zip(parts, requants, lengths, strict=True):
@@ -305,7 +310,7 @@ def test_multipliers_come_from_float32_scales_in_float64() -> None:
     graph = builder.finish(
         builder.fully_connected(x, "dense", ones[0, 0], third, 0, None, output=QuantParams(third, 0))
     )
-    conv, dense = (graph.ops[i].attributes.requant for i in (0, 2))  # type: ignore[attr-defined]
+    conv, dense = (attributes_of(graph, i).requant for i in (0, 2))
     assert int(conv.multiplier[0]) == half_away(Fraction(third * tenth / tenth) * 2**32)
     assert int(conv.shift[0]) == -1
     in_float32 = (

@@ -70,7 +70,9 @@ class _File:
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
-    def finish(self, builtin: int, options_type: int, options: Any, inputs: list[int], activations: list[int], output: int) -> bytes:  # fmt: skip  # noqa: E501
+    def finish(
+        self, builtin: int, options_type: int, options: Any, inputs: list[int], activations: list[int], output: int
+    ) -> bytes:
         code = schema.OperatorCodeT()
         code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, builtin, 1
         self.model.operatorCodes = [code]
@@ -243,7 +245,7 @@ def inputs_of(case: Case, rng: np.random.Generator) -> list[NDArray[np.int8]]:
 
 def main() -> None:
     rng = np.random.default_rng(10)
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, Any] = {}  # all are arrays; savez has keywords of its own among its names
     descriptions = []
     for case in cases():
         values = asdict(case)
@@ -256,7 +258,7 @@ def main() -> None:
         for index, array in enumerate(inputs):
             arrays[f"{case.name}/x{index}"] = array
         arrays[f"{case.name}/y"] = run_tflm(case, inputs)
-    np.savez_compressed(HERE / "ops.npz", cases=np.array(json.dumps(descriptions)), **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(HERE / "ops.npz", cases=np.array(json.dumps(descriptions)), **arrays)
     (HERE / "ops.txt").write_text(
         "Single ops in TensorFlow Lite Micro: inputs, constants and outputs.\n"
         f"Tools: tflite-micro {version('tflite-micro')}, ai-edge-litert {version('ai-edge-litert')} (schema)\n"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,21 +18,16 @@ OFF = AugmentConfig(
 N = 1600
 
 
-def augmenter(**changes: object) -> Augmenter:
-    return Augmenter(dataclasses.replace(OFF, **changes), NoisePool([], N, "training", 0), N)  # type: ignore[arg-type]
+def augmenter(**changes: Any) -> Augmenter:
+    return Augmenter(dataclasses.replace(OFF, **changes), NoisePool([], N, "training", 0), N)
 
 
 def clips(count: int, length: int = N) -> list[np.ndarray | None]:
     return list(np.random.default_rng(1).integers(-9000, 9000, (count, length)).astype(np.int16))
 
 
-NO_WORDS = np.zeros((400, 2), np.int64)  # where no word can be told from its clip
-
-
-def waveforms(
-    maker: Augmenter, seed: int, batch: list[np.ndarray | None], synthetic: np.ndarray, words: np.ndarray = NO_WORDS
-) -> np.ndarray:
-    return maker.waveforms(np.random.default_rng(seed), batch, synthetic, words[: len(batch)])[0]
+def waveforms(maker: Augmenter, seed: int, batch: list[np.ndarray | None], synthetic: np.ndarray) -> np.ndarray:
+    return maker.waveforms(np.random.default_rng(seed), batch, synthetic)[0]
 
 
 def recorded(count: int) -> np.ndarray:
@@ -183,20 +179,23 @@ def test_pitch_and_tempo_go_through_librosa() -> None:
     assert np.argmax(np.abs(np.fft.rfft(out[0]))) != 500
 
 
+def spoken(n: int = 16000) -> np.ndarray:
+    """A clip whose word is 6000 samples of one value."""
+    return np.pad(np.full(6000, 5000, np.int16), (5000, n - 11000))
+
+
 def test_parts_of_words_are_told_and_come_with_their_share() -> None:
     maker = Augmenter(dataclasses.replace(OFF, part_share=0.25), NoisePool([], 16000, "training", 0), 16000)
-    word = np.pad(np.full(6000, 5000, np.int16), 5000)
-    words = np.tile([5000, 11000], (400, 1))
-    out, part = maker.waveforms(np.random.default_rng(0), [word] * 400, recorded(400), words)
+    out, part = maker.waveforms(np.random.default_rng(0), [spoken()] * 400, recorded(400))
     visible = np.count_nonzero(out, axis=1)
     assert part.mean() == pytest.approx(0.25, abs=0.07)
     assert (visible[~part] == 6000).all()
-    assert (visible[part] <= 2 * 0.45 * 6000).all()  # the word and its neighbour
+    assert (visible[part] <= 2 * 0.45 * 6400).all()  # the word and its neighbour, found to two frames
 
 
-def test_clips_without_bounds_are_never_parts() -> None:
+def test_clips_whose_word_cannot_be_told_are_never_parts() -> None:
     maker = augmenter(part_share=0.5, anywhere_share=0.5)
-    out, part = maker.waveforms(np.random.default_rng(0), clips(3), recorded(3), NO_WORDS[:3])
+    out, part = maker.waveforms(np.random.default_rng(0), clips(3), recorded(3))
     assert not part.any()
     assert np.array_equal(out * 32768, np.stack(clips(3)))
 
@@ -204,9 +203,7 @@ def test_clips_without_bounds_are_never_parts() -> None:
 def test_a_recording_begins_or_ends_outside_of_the_word() -> None:
     config = dataclasses.replace(OFF, anywhere_share=1, edge_share=1, noise_probability=1, snr_db=(0, 0))
     maker = Augmenter(config, NoisePool([], 16000, "training", 0), 16000)
-    batch = [np.pad(np.full(6000, 5000, np.int16), 5000), None] * 50
-    words = np.array([[5000, 11000], [0, 0]] * 50)
-    out, _ = maker.waveforms(np.random.default_rng(0), batch, recorded(100), words)
+    out, _ = maker.waveforms(np.random.default_rng(0), [spoken(), None] * 50, recorded(100))
     zeros = np.array([max(np.flatnonzero(row)[0], 16000 - np.flatnonzero(row)[-1] - 1) for row in out if row.any()])
     assert np.mean(zeros > 160) > 0.8  # on one side or the other
     assert (np.count_nonzero(out[::2], axis=1) >= 5900).all()  # the word stays

@@ -2,14 +2,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import deploy.ops.add
 from deploy.graph import Graph
+from deploy.ops.conv2d import Conv2d
+from deploy.ops.depthwise_conv2d import DepthwiseConv2d
+from deploy.ops.fully_connected import FullyConnected
 from kws.errors import ModelError
 from training import qat
 from training.convert import convert
@@ -31,7 +35,9 @@ def test_ds_cnn_becomes_one_op_a_block(networks: Any) -> None:
     blocks = ["depthwise_conv2d", "conv2d"] * 4
     assert kinds(graph) == ["conv2d", *blocks, "average_pool", "reshape", "fully_connected"]
     assert [op.name for op in graph.ops][:3] == ["first.conv", "blocks.0.depthwise.conv", "blocks.0.pointwise.conv"]
-    assert graph.ops[0].attributes.padding == ((4, 5), (1, 1))  # type: ignore[attr-defined]
+    attributes = graph.ops[0].attributes
+    assert isinstance(attributes, Conv2d)
+    assert attributes.padding == ((4, 5), (1, 1))
     assert graph.input_shape == SHAPE
     assert graph.output_shape == (12,)
     assert graph.rounding == "single"
@@ -51,8 +57,8 @@ def test_no_relu6_is_left_but_its_clamp(networks: Any, name: str, scheme: QuantS
     clamped = 0
     for op in graph.ops:
         assert "relu" not in op.kind
-        if op.kind in ("conv2d", "depthwise_conv2d", "fully_connected", "add"):
-            requant = op.attributes.requant  # type: ignore[attr-defined]
+        if isinstance(op.attributes, Conv2d | DepthwiseConv2d | FullyConnected | deploy.ops.add.Add):
+            requant = op.attributes.requant
             output = graph.tensors[op.output].params
             after_relu6 = output.scale == float(np.float32(2.0**-5 if scheme.power_of_two else 6 / 255))
             if after_relu6 and output.zero_point == -128:
@@ -123,7 +129,7 @@ class Net(nn.Module):
         self.quant, self.body, self.dequant = qat.QuantStub(), body, qat.DeQuantStub()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dequant(self.body(self.quant(x)))  # type: ignore[no-any-return]
+        return cast(Tensor, self.dequant(self.body(self.quant(x))))
 
     def fuse_model(self) -> None:
         qat.fuse_conv_bn(self)
@@ -144,7 +150,7 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        return self.add(self.relu(x), x)  # type: ignore[no-any-return]
+        return cast(Tensor, self.add(self.relu(x), x))
 
 
 def test_a_relu6_that_shares_its_input_is_refused() -> None:
@@ -169,7 +175,9 @@ def test_modules_without_an_integer_op_are_named(body: nn.Module, message: str) 
 def test_a_convolution_without_batch_norm_and_with_padding_of_its_own_converts() -> None:
     model = quantized(nn.Sequential(nn.ZeroPad2d((1, 0, 0, 1)), nn.Conv2d(4, 6, 3, padding=1, bias=False)))
     graph = convert(model, (8, 8, 4))
-    assert graph.ops[0].attributes.padding == ((1, 2), (2, 1))  # type: ignore[attr-defined]
+    attributes = graph.ops[0].attributes
+    assert isinstance(attributes, Conv2d)
+    assert attributes.padding == ((1, 2), (2, 1))
     assert graph.output_shape == (9, 9, 6)
     bias = graph.tensors[f"{graph.ops[0].name}/bias"].data
     assert bias is not None

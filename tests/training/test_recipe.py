@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from training.loop import learning_rate
 from training.report import Progress
 
 
-def config_for(data: Path, out: Path, **changes: object) -> TrainConfig:
+def config_for(data: Path, out: Path, **changes: Any) -> TrainConfig:
     config = TrainConfig(data=(data,), keywords=("low", "high"), out=out, network="tc-resnet", epochs=2, qat_share=1.0)
-    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(config, **changes)
 
 
 class Interrupt(Progress):

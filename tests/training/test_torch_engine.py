@@ -107,6 +107,7 @@ def test_torch_converts_the_modules_themselves_to_the_same_integers(networks: An
     calibrate(model, [networks.data(32, 1)[0]])
     graph = convert(model, (49, 10, 1))
     model.first.conv.activation_post_process = model.first.relu.activation_post_process
+    torch_type: Any
     for module, torch_type, name in (
         (model.first.conv, quantized.Conv2d, "first.conv"),
         (model.classifier, quantized.Linear, "classifier"),
@@ -114,7 +115,7 @@ def test_torch_converts_the_modules_themselves_to_the_same_integers(networks: An
         assert isinstance(module, QatConv2d | QatLinear)
         ours = graph.tensors[f"{name}/weight"].data
         assert ours is not None
-        theirs = torch_type.from_float(module).weight().int_repr().numpy()  # type: ignore[no-untyped-call]
+        theirs = torch_type.from_float(module).weight().int_repr().numpy()
         different = (ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours) != theirs
         assert different.sum() <= 0.001 * different.size  # torch.quantize_per_channel and fake_quantize on ties
 

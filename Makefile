@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SECONDS ?= 300
 
-.PHONY: demo test clean
+.PHONY: demo test fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/kws demo
@@ -16,12 +17,16 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-$(INSTALLED): pyproject.toml constraints.txt training/repair_torchaudio.py
+# Hostile model files and sound files, SECONDS for each of the two; prints how many it tried, fails on a crash.
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+
+$(INSTALLED): pyproject.toml setup.py constraints.txt training/repair_torchaudio.py $(wildcard deploy/c/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,fuzz]'
 	$(BIN)/python -m training.repair_torchaudio
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) build dist *.egg-info runs fuzz-crashes

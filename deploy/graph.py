@@ -54,7 +54,7 @@ class Op:
         return self.attributes.kind
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Graph:
     """An integer network of one input and one output, its ops in the order in which they run.
 

@@ -21,7 +21,7 @@ _CHUNK_ELEMENTS = 1 << 17  # bounds memory, and keeps a chunk near the caches
 
 def run(graph: Graph, x: NDArray[np.int8]) -> NDArray[np.int8]:
     """The outputs int8 (N, *output_shape) for inputs int8 (N, *input_shape); N may be 0. ModelError otherwise."""
-    _check_input(graph, x)
+    check_input(graph, x)
     step = max(1, _CHUNK_ELEMENTS // max(_elements(graph, op) for op in graph.ops))
     chunks = [_walk(graph, x[i : i + step])[graph.output] for i in range(0, max(len(x), 1), step)]
     return np.concatenate(chunks)
@@ -29,7 +29,7 @@ def run(graph: Graph, x: NDArray[np.int8]) -> NDArray[np.int8]:
 
 def run_all(graph: Graph, x: NDArray[np.int8]) -> dict[str, NDArray[np.int8]]:
     """Every activation by name, int8 (N, *shape), the input included: for comparing engines layer by layer."""
-    _check_input(graph, x)
+    check_input(graph, x)
     return _walk(graph, x, keep=True)
 
 
@@ -60,6 +60,7 @@ def _elements(graph: Graph, op: Op) -> int:
     return max(output.size, tensors[0].size, op.attributes.macs(tensors, output) // output.shape[-1])
 
 
-def _check_input(graph: Graph, x: NDArray[np.int8]) -> None:
+def check_input(graph: Graph, x: NDArray[np.int8]) -> None:
+    """ModelError unless `x` is int8 (N, *input_shape)."""
     if x.dtype != np.int8 or x.shape[1:] != graph.input_shape or x.ndim != len(graph.input_shape) + 1:
         raise ModelError(f"input is {x.dtype}{x.shape}, not int8 (N, {', '.join(map(str, graph.input_shape))})")

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.ops.softmax import integer_softmax, softmax_multiplier
-from deploy.reference import run
 from features.audio import read_audio
 from features.config import FrontendConfig
 from features.float_frontend import features
@@ -311,7 +310,7 @@ class Detector:
         windows = Windows(source, self._frontend, self._graph, self.detection.hop)
         parts = range(0, len(windows), _WINDOWS_AT_ONCE)
         posteriors = np.concatenate([
-            posteriors_of(self._graph, run(self._graph, windows.take(start, start + _WINDOWS_AT_ONCE)[..., None]))
+            posteriors_of(self._graph, self.model.run(windows.take(start, start + _WINDOWS_AT_ONCE)[..., None]))
             for start in parts
         ])  # fmt: skip
         return Trace(windows, posteriors, len(source) / self._frontend.sample_rate)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from deploy import engine as engines
 from deploy.codec import fields_of, graph_from_dict, graph_to_dict, items_of, string
 from deploy.graph import Graph
 from deploy.ops.softmax import softmax_multiplier
-from deploy.reference import run
 from features.config import FrontendConfig
 from features.float_frontend import features
 from features.quantize import clip_samples, quantize_features
@@ -43,6 +44,8 @@ SHIPPED = Path(__file__).parent / "models"
 MAX_FILE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 4 << 20
 MAX_LABELS = 256
+MAX_NESTING = 64
+MAX_LINE = 300
 _DTYPES = ("I8", "I32", "F32")
 _FIELDS = ("version", "graph", "frontend", "labels", "detection", "provenance")
 
@@ -52,7 +55,8 @@ class Model:
     """A detector: the integer graph, what its input is made of, what its outputs mean, and when to fire.
 
     `labels` are the keywords in training order, then ``_silence_`` and ``_unknown_``. `provenance` says where the model
-    comes from, in values fit for JSON: data hashes, command, git revision, metrics.
+    comes from, in values fit for JSON: data hashes, command, git revision, metrics. `engine`, one of
+    `deploy.engine.ENGINES`, runs the graph; it is not in the file.
     """
 
     graph: Graph
@@ -60,6 +64,7 @@ class Model:
     labels: tuple[str, ...]
     detection: DetectionConfig
     provenance: dict[str, Any] = field(default_factory=dict)
+    engine: str = "native"
 
     def check(self) -> None:
         """ModelError, with the field, where the parts are wrong or do not fit one another."""
@@ -101,6 +106,7 @@ class Model:
             text = json.dumps(values, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ModelError(f"does not fit into JSON: {error}", where="provenance") from None
+        _json(text, "provenance")  # can be read again
         data = save_arrays({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"kws": text})
         if len(data) > MAX_FILE_BYTES or int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
             raise ModelError(f"the file would have {len(data)} bytes, too many to be read again")
@@ -109,6 +115,14 @@ class Model:
     @classmethod
     def from_bytes(cls, data: bytes) -> Model:
         """The model in the content of a file. ModelError, with the field, for anything that is not one."""
+        try:
+            return cls._read(data)
+        except KwsError as error:
+            where = None if error.where is None else _printable(error.where)
+            raise ModelError(_printable(error.what), where=where, hint=error.hint) from None
+
+    @classmethod
+    def _read(cls, data: bytes) -> Model:
         values, arrays = _parse(data)
         version = values.get("version") if isinstance(values, dict) else None
         if type(version) is int and version > VERSION:
@@ -122,7 +136,7 @@ class Model:
             raise ModelError("is not an object", where="provenance")
         model = cls(
             graph_from_dict(graph, arrays),
-            FrontendConfig.from_dict(frontend),
+            _frontend(frontend),
             tuple(string(label, where) for label, where in items_of(labels, "labels", MAX_LABELS)),
             DetectionConfig.from_dict(detection),
             provenance,
@@ -154,7 +168,11 @@ class Model:
             raise UsageError(f"samples of shape {samples.shape} are neither (n,) nor (B, n)")
         clips = np.stack([clip_samples(clip, self.frontend.clip_samples) for clip in batch])
         q = quantize_features(features(clips, self.frontend), self.graph.input_params)
-        return run(self.graph, q[..., None])
+        return self.run(q[..., None])
+
+    def run(self, x: NDArray[np.int8]) -> NDArray[np.int8]:
+        """The graph's int8 outputs (N, n_labels) for its int8 inputs (N, *input_shape), by this model's engine."""
+        return engines.run(self.graph, x, self.engine)
 
     def predict(self, samples: NDArray[Any]) -> list[str]:
         """The most likely label of each clip of `samples`, which are as for `logits`."""
@@ -165,9 +183,9 @@ class Model:
         return Detector(self).detect(source)
 
 
-def load(path: str | Path) -> Model:
-    """`Model.load`: a `.kws` file, a run folder, or the name of a model that ships."""
-    return Model.load(path)
+def load(path: str | Path, engine: str = "native") -> Model:
+    """`Model.load`: a `.kws` file, a run folder, or the name of a model that ships, to be run by `engine`."""
+    return replace(Model.load(path), engine=engine)
 
 
 def resolve(path: str | Path) -> Path:
@@ -204,16 +222,46 @@ def _parse(data: bytes) -> tuple[object, Mapping[str, NDArray[Any]]]:
     return _json(metadata["kws"], "metadata"), arrays
 
 
-def _json(text: str | bytes, where: str) -> Any:
-    """JSON without NaN and infinities; ModelError for anything else."""
+def _frontend(values: object) -> FrontendConfig:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return FrontendConfig.from_dict(values)
+    except OverflowError:  # an integer that no float holds
+        raise ModelError("holds a number that is too large", where="frontend") from None
+
+
+def _json(text: str | bytes, where: str) -> Any:
+    """JSON without NaN, infinities and deep nesting; ModelError for anything else."""
+    try:
+        values = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         raise ModelError("is not JSON", where=where) from None
+    level = [values]
+    for _ in range(MAX_NESTING):
+        containers = [
+            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)
+        ]
+        level = [item for container in containers for item in container]
+    if level:  # printing or writing it could exhaust Python's stack
+        raise ModelError(f"is nested more than {MAX_NESTING} deep", where=where)
+    return values
+
+
+def _finite(text: str) -> float:
+    """The number that JSON says; 1e999 is as little one as Infinity."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _printable(text: str) -> str:
+    """What a stranger's file made a message say: cut to a length, control characters as escapes."""
+    cut = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -14,11 +14,17 @@ ROOT = Path(__file__).parent.parent
 RECORDING = ROOT / "data" / "recordings" / "recording_00.wav"
 
 
-def run(*command: object, cwd: Path) -> str:
+def start(*command: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    result = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment | variables, capture_output=True, text=True
+    )
     assert result.returncode == 0, f"{command}:\n{result.stdout}\n{result.stderr}"
-    return result.stdout
+    return result
+
+
+def run(*command: object, cwd: Path) -> str:
+    return start(*command, cwd=cwd).stdout
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +100,26 @@ def test_console_script_ignores_a_stray_folder(installed: Path, tmp_path: Path) 
     (tmp_path / "training" / "__init__.py").write_text("raise RuntimeError('the wrong training')\n")
     (tmp_path / "features.py").write_text("raise RuntimeError('the wrong features')\n")
     assert run(installed / "kws", "infer", RECORDING, "--format", "jsonl", cwd=tmp_path)
+
+
+def test_without_a_compiler_numpy_finds_the_same(installed: Path, tmp_path: Path) -> None:
+    """The sources alone, built where no compiler works, and one notice."""
+    source = tmp_path / "source"
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    for name in names:
+        if not name.startswith(("data/", "tests/", "benchmarks/")):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, source]
+    start(*wheel, cwd=tmp_path, CC="no-compiler")
+    (file,) = tmp_path.glob("*.whl")
+    target = tmp_path / "installed"
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", target, file]
+    run(installed / "python", *install, cwd=tmp_path)
+    assert not list(target.rglob("_native*.so"))
+    assert list(installed.parent.rglob("_native*.so"))
+    infer = [installed / "python", "-c", "from kws.cli.main import main; main()"]
+    infer += ["infer", RECORDING, "--format", "jsonl"]
+    slow = start(*infer, cwd=tmp_path, PYTHONPATH=str(target))
+    assert slow.stdout == run(*infer, cwd=tmp_path)
+    assert slow.stderr.count("kws: the native engine was not built") == 1

@@ -27,11 +27,20 @@ model_option = click.option(
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Say how files were converted.")
 
 
-def load_model(model: str) -> Model:
-    """The model that `--model` names."""
-    from kws.model import Model
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["native", "reference"]),
+    default="native",
+    show_default=True,
+    help="What runs the network: C, or NumPy, which is slow. Both compute the same bits.",
+)
 
-    return Model.load(model)
+
+def load_model(model: str, engine: str = "native") -> Model:
+    """The model that `--model` names, to be run by `engine`."""
+    from kws.model import load
+
+    return load(model, engine)
 
 
 def sound_files(paths: Sequence[Path]) -> list[Path]:

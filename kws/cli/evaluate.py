@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kws.cli.common import PATH, columns, load_model, model_option, progress
+from kws.cli.common import PATH, columns, engine_option, load_model, model_option, progress
 
 if TYPE_CHECKING:
     from kws.evaluate import Evaluation
@@ -21,8 +21,9 @@ SPLITS = ("testing", "validation", "training", "all")
 @model_option
 @click.option("--data", type=PATH, required=True, help="A folder that holds one folder a word.")
 @click.option("--split", type=click.Choice(SPLITS), default="testing", show_default=True, help="Whose clips.")
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(model: str, data: Path, split: str, as_json: bool) -> int:
+def evaluate(model: str, data: Path, split: str, engine: str, as_json: bool) -> int:
     """Measure a model on single words.
 
     Prints accuracy, recall and false accepts with 95 % intervals. The split of a clip is that of DATA's lists, or of
@@ -32,7 +33,7 @@ def evaluate(model: str, data: Path, split: str, as_json: bool) -> int:
     from kws.evaluate import evaluate as run
 
     with progress("evaluating") as update:
-        evaluation = run(load_model(model), data, split, progress=update)
+        evaluation = run(load_model(model, engine), data, split, progress=update)
     click.echo(json.dumps(evaluation.to_dict(), indent=2) if as_json else table(evaluation))
     for line in evaluation.broken:
         click.echo(f"kws: {line}", err=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kws.cli.common import PATH, load_model, model_option, progress, sound_files, verbose_option
+from kws.cli.common import PATH, engine_option, load_model, model_option, progress, sound_files, verbose_option
 from kws.errors import KwsError, UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ Writer = Callable[[Path, "list[Event]"], None]
 @click.option(
     "--png", is_flag=True, help="Draw waveform, features, posteriors and events into X.png beside each X.wav."
 )
+@engine_option
 @verbose_option
-def infer(files: tuple[Path, ...], model: str, format_: str, png: bool, verbose: bool) -> int:
+def infer(files: tuple[Path, ...], model: str, format_: str, png: bool, engine: str, verbose: bool) -> int:
     """Find keywords in recordings.
 
     Any length, sound format and rate will do; folders are searched for recordings. Each event has a start and an end
@@ -47,7 +48,7 @@ def infer(files: tuple[Path, ...], model: str, format_: str, png: bool, verbose:
     paths = sound_files(files)
     if format_ == "audacity" and len(paths) > 1:
         raise UsageError("an Audacity label track belongs to one recording", hint="give one file, or --format rttm")
-    detector = Detector(load_model(model))
+    detector = Detector(load_model(model, engine))
     write = _writer(format_)
     failed = found = 0
     with progress("listening") as update:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import cast
 
@@ -42,6 +43,12 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code and prints no traceback for what users can cause."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest, **named: click.echo(f"kws: {message}", err=True)
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         result = cli.main(arguments, prog_name="kws", standalone_mode=False)
         sys.stdout.flush()

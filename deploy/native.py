@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C runtime as an engine for Python: the bits of `deploy.reference`, some hundred times faster.
+
+The C structures of `c/kws_nn.h` are built here, field by field, from a `Program`; the extension `deploy._native` gets
+their addresses. Without the extension, `Engine` raises UsageError, and `kws` falls back to NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_int32, c_void_p
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.graph import Graph
+from deploy.program import Fields, compile_graph
+from deploy.reference import check_input
+from kws.errors import UsageError
+
+_MIN_CLIPS_PER_THREAD = 8
+_ALIGNMENT = 64
+
+
+class _Extension(Protocol):
+    """What `deploy._native` has to offer; addresses are integers."""
+
+    def tables(self) -> tuple[dict[str, int], dict[str, int]]: ...
+    def memory_size(self, network: int, /) -> int: ...
+    def run(self, network: int, memory: Any, x: Any, y: Any, /) -> None: ...
+
+
+def _structure(name: str, *fields: tuple[str, Any]) -> type[ctypes.Structure]:
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+def _int32(*names: str) -> list[tuple[str, Any]]:
+    return [(name, c_int32) for name in names]
+
+
+_Requant = _structure(
+    "kws_requant",
+    ("multiplier", c_void_p), ("shift", c_void_p),
+    *_int32("per_channel", "zero_point", "activation_min", "activation_max", "rounding"),
+)  # fmt: skip
+_Window = _structure(
+    "kws_window",
+    *_int32("in_h", "in_w", "in_c", "out_h", "out_w", "out_c"),
+    *_int32("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top", "pad_left"),
+)
+_Step = _structure("kws_step", ("kernel", c_void_p), ("op", c_void_p), *_int32("input", "input2", "output"))
+_Network = _structure(
+    "kws_network",
+    ("steps", c_void_p),
+    *_int32("n_steps", "input", "input_size", "output", "output_size", "arena_size", "column", "scratch_size"),
+)
+_STRUCTURES = {
+    structure.__name__: structure
+    for structure in (
+        _Requant, _Window, _Step, _Network,
+        _structure(
+            "kws_affine",
+            ("window", _Window), ("weight", c_void_p), ("bias", c_void_p),
+            *_int32("input_zero_point", "weight_zero_point"), ("requant", _Requant), ("packed", c_void_p),
+        ),
+        _structure("kws_pool", ("window", _Window), *_int32("activation_min", "activation_max")),
+        _structure(
+            "kws_add_op",
+            *_int32("size", "input_zero_point", "input2_zero_point", "multiplier", "shift", "multiplier2", "shift2"),
+            ("requant", _Requant),
+        ),
+        _structure("kws_mean_op", *_int32("count", "channels", "input_zero_point"), ("requant", _Requant)),
+        _structure(
+            "kws_concatenation_op",
+            *_int32("rows", "row_size", "output_row_size", "output_offset", "input_zero_point"),
+            ("requant", _Requant),
+        ),
+        _structure(
+            "kws_block",
+            ("shape", c_int32 * 4), ("begin", c_int32 * 4), ("size", c_int32 * 4), ("zero_point", c_int32),
+        ),
+        _structure("kws_softmax_op", *_int32("rows", "classes", "multiplier", "left_shift")),
+    )
+}  # fmt: skip
+
+
+def _load() -> tuple[_Extension, dict[str, int]] | None:
+    """The extension and its kernels, None where it was not built or was built from other sources."""
+    try:
+        extension: _Extension = importlib.import_module("deploy._native")
+    except ImportError:
+        return None
+    kernels, sizes = extension.tables()
+    if sizes != {name: ctypes.sizeof(structure) for name, structure in _STRUCTURES.items()}:
+        return None
+    return extension, kernels
+
+
+def available() -> bool:
+    """Whether the extension was built."""
+    return _load() is not None
+
+
+class Engine:
+    """A checked graph, ready to run. Threads may share it: each run has memory of its own."""
+
+    def __init__(self, graph: Graph) -> None:
+        """UsageError where the extension is missing or does not compute the graph's rounding rule."""
+        loaded = _load()
+        if loaded is None:
+            raise UsageError("the native engine was not built", hint="install a C compiler and install again")
+        self._extension, self._kernels = loaded
+        self._graph = graph
+        self._keep: list[Any] = []  # what C points to
+        program = compile_graph(graph)
+        steps = (_Step * len(program.steps))()
+        for target, step in zip(steps, program.steps, strict=True):
+            op = self._fill(_STRUCTURES[step.struct](), step.fields)
+            self._keep.append(op)
+            self._fill(
+                target,
+                {
+                    "kernel": self._kernels[step.kernel],
+                    "op": ctypes.addressof(op),
+                    "input": step.inputs[0],
+                    "input2": step.inputs[-1],
+                    "output": step.output,
+                },
+            )
+        network = {
+            "steps": ctypes.addressof(steps), "n_steps": len(steps), "scratch_size": 0,
+            "input": program.input, "input_size": program.input_size,
+            "output": program.output, "output_size": program.output_size,
+            "arena_size": program.arena_size, "column": program.column,
+        }  # fmt: skip
+        structure = self._fill(_Network(), network)
+        self._keep += [steps, structure]
+        self._network = ctypes.addressof(structure)
+        self._memory_size = self._extension.memory_size(self._network)
+
+    def run(self, x: NDArray[np.int8], *, threads: int | None = None) -> NDArray[np.int8]:
+        """The outputs int8 (N, *output_shape) for inputs int8 (N, *input_shape); N may be 0. ModelError otherwise.
+
+        Large batches use `threads` threads, all cores unless given.
+        """
+        check_input(self._graph, x)
+        x = np.ascontiguousarray(x)
+        y = np.empty((len(x), *self._graph.output_shape), np.int8)
+        threads = min(threads or _cores(), max(1, len(x) // _MIN_CLIPS_PER_THREAD))
+        if threads == 1:
+            self._run(x, y)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(self._run, np.array_split(x, threads), np.array_split(y, threads)))
+        return y
+
+    def _run(self, x: NDArray[np.int8], y: NDArray[np.int8]) -> None:
+        memory = np.empty(self._memory_size + _ALIGNMENT, np.int8)
+        start = -memory.ctypes.data % _ALIGNMENT
+        self._extension.run(self._network, memory[start : start + self._memory_size], x, y)
+
+    def _fill(self, structure: ctypes.Structure, fields: Fields) -> ctypes.Structure:
+        """Set every field; arrays are kept and passed by address."""
+        for name, value in fields.items():
+            if isinstance(value, np.ndarray):
+                array = np.ascontiguousarray(value)
+                self._keep.append(array)
+                setattr(structure, name, array.ctypes.data)
+            elif isinstance(value, tuple):
+                setattr(structure, name, (c_int32 * len(value))(*value))
+            elif isinstance(value, int):
+                setattr(structure, name, value)
+            else:
+                self._fill(getattr(structure, name), value)
+        return structure
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

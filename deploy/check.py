@@ -19,6 +19,7 @@ MAX_OPS = 1024
 MAX_MACS = 1 << 33
 MAX_MACS_PER_CHANNEL = 1 << 26  # also the elements of the matrix that a convolution makes of its windows
 MAX_ACTIVATION_BYTES = 1 << 24
+MAX_CONSTANT_BYTES = 1 << 26  # read by all ops together: a constant that many share is looked through for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def check_graph(graph: Graph) -> GraphReport:
     _check_tensors(graph)
     known = {graph.input} | {name for name, tensor in graph.tensors.items() if tensor.data is not None}
     reports = []
-    macs = 0
+    macs, constant_bytes = 0, 0
     for op in graph.ops:
         try:
             reports.append(_check_op(graph, op, known))
@@ -67,6 +68,9 @@ def check_graph(graph: Graph) -> GraphReport:
         macs += reports[-1].macs
         if macs > MAX_MACS:
             raise ModelError(f"the graph has more than {MAX_MACS} multiply-accumulates", where=f"op '{op.name}'")
+        constant_bytes += reports[-1].weight_bytes
+        if constant_bytes > MAX_CONSTANT_BYTES:
+            raise ModelError(f"the ops read more than {MAX_CONSTANT_BYTES} bytes of constants", where=f"op '{op.name}'")
     if graph.output not in {op.output for op in graph.ops}:
         raise ModelError(f"'{graph.output}' is made by no op", where="output")
     used = {name for op in graph.ops for name in (*op.inputs, op.output)}

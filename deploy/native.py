@@ -30,6 +30,9 @@ class _Extension(Protocol):
     """What `deploy._native` has to offer; addresses are integers."""
 
     def tables(self) -> tuple[dict[str, int], dict[str, int]]: ...
+    def levels(self) -> list[str]: ...
+    def fast_path(self, level: int, kernel: int, op: int, /) -> tuple[str, int, int, int] | None: ...
+    def pack(self, level: int, kernel: int, op: int, packed: Any, /) -> None: ...
     def memory_size(self, network: int, /) -> int: ...
     def run(self, network: int, memory: Any, x: Any, y: Any, /) -> None: ...
 
@@ -105,26 +108,47 @@ def available() -> bool:
     return _load() is not None
 
 
-class Engine:
-    """A checked graph, ready to run. Threads may share it: each run has memory of its own."""
+def levels() -> list[str]:
+    """The instruction sets of this host that have fast paths, the portable code first; empty without the extension."""
+    loaded = _load()
+    return loaded[0].levels() if loaded else []
 
-    def __init__(self, graph: Graph) -> None:
-        """UsageError where the extension is missing or does not compute the graph's rounding rule."""
+
+class Engine:
+    """A checked graph, ready to run. Threads may share it: each run has memory of its own.
+
+    `paths` names what runs each step: an instruction set's kernel, or the portable one.
+    """
+
+    def __init__(self, graph: Graph, level: str | None = None) -> None:
+        """`level`, one of `levels()`, is the best instruction set to use, by default the host's.
+
+        UsageError for another, and where the extension is missing or does not compute the graph's rounding rule.
+        """
         loaded = _load()
         if loaded is None:
             raise UsageError("the native engine was not built", hint="install a C compiler and install again")
-        self._extension, self._kernels = loaded
+        self._extension, kernels = loaded
+        known = self._extension.levels()
+        if level is not None and level not in known:
+            raise UsageError(f"this host has no {level!r}", hint="one of " + ", ".join(known))
+        self._level = len(known) - 1 if level is None else known.index(level)
         self._graph = graph
+        self.paths: list[str] = []
+        scratch_size = 0
         self._keep: list[Any] = []  # what C points to
         program = compile_graph(graph)
         steps = (_Step * len(program.steps))()
         for target, step in zip(steps, program.steps, strict=True):
             op = self._fill(_STRUCTURES[step.struct](), step.fields)
             self._keep.append(op)
+            name, kernel, scratch = self._choose(step.kernel, kernels[step.kernel], ctypes.addressof(op))
+            self.paths.append(name)
+            scratch_size = max(scratch_size, scratch)
             self._fill(
                 target,
                 {
-                    "kernel": self._kernels[step.kernel],
+                    "kernel": kernel,
                     "op": ctypes.addressof(op),
                     "input": step.inputs[0],
                     "input2": step.inputs[-1],
@@ -132,10 +156,10 @@ class Engine:
                 },
             )
         network = {
-            "steps": ctypes.addressof(steps), "n_steps": len(steps), "scratch_size": 0,
+            "steps": ctypes.addressof(steps), "n_steps": len(steps), "scratch_size": scratch_size,
             "input": program.input, "input_size": program.input_size,
             "output": program.output, "output_size": program.output_size,
-            "arena_size": program.arena_size, "column": program.column,
+            "arena_size": -(-program.arena_size // _ALIGNMENT) * _ALIGNMENT, "column": program.column,
         }  # fmt: skip
         structure = self._fill(_Network(), network)
         self._keep += [steps, structure]
@@ -159,9 +183,17 @@ class Engine:
         return y
 
     def _run(self, x: NDArray[np.int8], y: NDArray[np.int8]) -> None:
-        memory = np.empty(self._memory_size + _ALIGNMENT, np.int8)
-        start = -memory.ctypes.data % _ALIGNMENT
-        self._extension.run(self._network, memory[start : start + self._memory_size], x, y)
+        self._extension.run(self._network, _aligned(self._memory_size), x, y)
+
+    def _choose(self, name: str, kernel: int, op: int) -> tuple[str, int, int]:
+        """Name, kernel and scratch bytes of the fastest path; its constants are packed."""
+        path = self._extension.fast_path(self._level, kernel, op)
+        if path is None:
+            return f"{name.removeprefix('kws_')} portable", kernel, 0
+        packed = _aligned(path[2])
+        self._extension.pack(self._level, kernel, op, packed)
+        self._keep.append(packed)
+        return path[0], path[1], path[3]
 
     def _fill(self, structure: ctypes.Structure, fields: Fields) -> ctypes.Structure:
         """Set every field; arrays are kept and passed by address."""
@@ -177,6 +209,13 @@ class Engine:
             else:
                 self._fill(getattr(structure, name), value)
         return structure
+
+
+def _aligned(size: int) -> NDArray[np.int8]:
+    """That many bytes from a multiple of _ALIGNMENT on."""
+    memory = np.empty(size + _ALIGNMENT, np.int8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size]
 
 
 def _cores() -> int:

@@ -43,21 +43,18 @@ def read_audio(
     try:
         # A descriptor, not a name: the format is then told from the content, whatever the name ends in.
         with path.open("rb") as file, sf.SoundFile(file.fileno(), closefd=False) as sound:
-            samples = _decode(sound, sample_rate, path, said)
+            samples = _decode(sound, dtype, sample_rate, path, said)
     except sf.LibsndfileError as error:
         raise AudioError(f"cannot be decoded: {error.error_string.strip()}", where=path) from None
     except OSError as error:
         raise AudioError(f"cannot be read: {error.strerror}", where=path) from None
     if notes is not None:
         notes.extend(f"{path}: {line}" for line in said)
-    if dtype == "float32":
-        return samples
-    rounded: NDArray[np.int16] = np.clip(np.rint(samples * np.float32(32768.0)), -32768, 32767).astype(np.int16)
-    return rounded
+    return samples
 
 
-def _decode(sound: sf.SoundFile, sample_rate: int, path: Path, said: list[str]) -> NDArray[np.float32]:
-    """All samples of an open file, mono, at `sample_rate`, in [-1, 1)."""
+def _decode(sound: sf.SoundFile, dtype: str, sample_rate: int, path: Path, said: list[str]) -> NDArray[Any]:
+    """All samples of an open file, mono, at `sample_rate`, in `dtype`."""
     _check_header(sound, path)
     if sound.channels > 1:
         said.append(f"{sound.channels} channels averaged to one")
@@ -65,11 +62,22 @@ def _decode(sound: sf.SoundFile, sample_rate: int, path: Path, said: list[str]) 
     if sound.samplerate != sample_rate:
         said.append(f"resampled from {sound.samplerate} Hz to {sample_rate} Hz")
         blocks = _resample(blocks, sound.samplerate, sample_rate)
-    parts = list(blocks)
-    samples = np.concatenate(parts) if parts else np.empty(0, np.float32)
-    if len(samples) == 0:
+    content = bytearray()  # grows in place: hours of sound are never there twice
+    for block in blocks:
+        content += _converted(block, dtype).tobytes()
+    if not content:
         raise AudioError("holds no samples", where=path)
-    return np.clip(samples, np.float32(-1.0), _MAX_FLOAT32, out=samples)  # a resampler overshoots a little
+    samples: NDArray[Any] = np.frombuffer(content, dtype)
+    return samples
+
+
+def _converted(block: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Half even to int16, or float32 in [-1, 1); a resampler overshoots a little."""
+    clipped = np.clip(block, np.float32(-1.0), _MAX_FLOAT32)
+    if dtype == "float32":
+        return clipped
+    rounded: NDArray[np.int16] = np.clip(np.rint(clipped * np.float32(32768.0)), -32768, 32767).astype(np.int16)
+    return rounded
 
 
 def _check_header(sound: sf.SoundFile, path: Path) -> None:

@@ -60,6 +60,12 @@ static inline int8_t kws_requantize(const kws_requant *requant, int32_t channel,
     return (int8_t)(kws_clamp(y, requant->activation_min - z, requant->activation_max - z) + z);
 }
 
+/* acc / count to the nearest integer, ties away from zero */
+static inline int32_t kws_divide(int32_t acc, int32_t count)
+{
+    return acc < 0 ? -((count / 2 - acc) / count) : (count / 2 + acc) / count;
+}
+
 /* The positions [first, last) of a kernel that lie inside the input, for an output that begins at `begin` */
 static inline int32_t kws_first(int32_t begin)
 {

@@ -17,12 +17,11 @@ void kws_average_pool(const void *op_, const int8_t *input, const int8_t *input2
             const int32_t j_first = kws_first(left), j_last = kws_last(left, w->kernel_w, w->in_w);
             const int32_t count = (i_last - i_first) * (j_last - j_first);
             for (c = 0; c < w->in_c; c++) {
-                int32_t acc = 0, q;
+                int32_t acc = 0;
                 for (i = i_first; i < i_last; i++)
                     for (j = j_first; j < j_last; j++)
                         acc = kws_sum(acc, input[((top + i) * w->in_w + left + j) * w->in_c + c]);
-                q = acc < 0 ? -((count / 2 - acc) / count) : (count / 2 + acc) / count;
-                *output++ = (int8_t)kws_clamp(q, op->activation_min, op->activation_max);
+                *output++ = (int8_t)kws_clamp(kws_divide(acc, count), op->activation_min, op->activation_max);
             }
         }
     }

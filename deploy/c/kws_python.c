@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kws_nn.h"
+#include "kws_x86.h"
 
 static const struct {
     const char *name;
@@ -72,6 +73,91 @@ failed:
     return NULL;
 }
 
+/* Instruction sets by level; each takes the paths of those before it where it has none */
+static const char *const levels[] = {"portable", "avx2", "avx512-vnni"};
+
+static int best_level(void)
+{
+#ifdef KWS_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+        return 2;
+    if (__builtin_cpu_supports("avx2"))
+        return 1;
+#endif
+    return 0;
+}
+
+static const kws_fast_path *path_of(int level, kws_kernel *portable, const void *op)
+{
+#ifdef KWS_X86
+    size_t i;
+    for (i = 0; level >= 2 && i < kws_n_avx512_paths; i++)
+        if (kws_avx512_paths[i].portable == portable && kws_avx512_paths[i].packed_size(op) != 0)
+            return &kws_avx512_paths[i];
+    for (i = 0; level >= 1 && i < kws_n_avx2_paths; i++)
+        if (kws_avx2_paths[i].portable == portable && kws_avx2_paths[i].packed_size(op) != 0)
+            return &kws_avx2_paths[i];
+#endif
+    (void)level;
+    (void)portable;
+    (void)op;
+    return NULL;
+}
+
+static PyObject *host_levels(PyObject *self, PyObject *unused)
+{
+    PyObject *names = PyList_New(0);
+    int i;
+    (void)self;
+    (void)unused;
+    for (i = 0; names != NULL && i <= best_level(); i++) {
+        PyObject *name = PyUnicode_FromString(levels[i]);
+        if (name == NULL || PyList_Append(names, name) < 0)
+            Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+static PyObject *fast_path(PyObject *self, PyObject *args)
+{
+    unsigned long long kernel, op;
+    const kws_fast_path *path;
+    int level;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iKK", &level, &kernel, &op))
+        return NULL;
+    path = path_of(level, (kws_kernel *)(uintptr_t)kernel, (const void *)(uintptr_t)op);
+    if (path == NULL)
+        Py_RETURN_NONE;
+    return Py_BuildValue("sKKK", path->name, (unsigned long long)(uintptr_t)path->kernel,
+                         (unsigned long long)path->packed_size((const void *)(uintptr_t)op),
+                         (unsigned long long)path->scratch_size((const void *)(uintptr_t)op));
+}
+
+static PyObject *pack(PyObject *self, PyObject *args)
+{
+    unsigned long long kernel, op;
+    const kws_fast_path *path;
+    Py_buffer packed;
+    int level;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iKKw*", &level, &kernel, &op, &packed))
+        return NULL;
+    path = path_of(level, (kws_kernel *)(uintptr_t)kernel, (const void *)(uintptr_t)op);
+    if (path == NULL || (size_t)packed.len < path->packed_size((const void *)(uintptr_t)op)
+        || (uintptr_t)packed.buf % KWS_PACK_ALIGNMENT != 0) {
+        PyBuffer_Release(&packed);
+        PyErr_SetString(PyExc_ValueError, "there is no such path, or the buffer is too small or not aligned");
+        return NULL;
+    }
+    path->pack((void *)(uintptr_t)op, packed.buf);
+    PyBuffer_Release(&packed);
+    Py_RETURN_NONE;
+}
+
 static PyObject *memory_size(PyObject *self, PyObject *args)
 {
     unsigned long long address;
@@ -122,6 +208,10 @@ static PyObject *run(PyObject *self, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"tables", tables, METH_NOARGS, "(addresses of the kernels, sizes of the structures), by name"},
+    {"levels", host_levels, METH_NOARGS, "the instruction sets of this host, the slowest first"},
+    {"fast_path", fast_path, METH_VARARGS,
+     "fast_path(level, kernel, op) -> (name, kernel, bytes of packed constants, bytes of scratch memory), or None"},
+    {"pack", pack, METH_VARARGS, "pack(level, kernel, op, packed): lay the constants of that path out; op points to it"},
     {"memory_size", memory_size, METH_VARARGS, "memory_size(network) -> bytes"},
     {"run", run, METH_VARARGS, "run(network, memory, input, output): as many inferences as the input holds"},
     {NULL, NULL, 0, NULL},

@@ -37,13 +37,18 @@ def affine_multipliers(
     weight_scales = np.atleast_1d(np.asarray(weight_scale, dtype=np.float64))
     product = input_scale * weight_scales
     if product_in_float32:
-        product = product.astype(np.float32).astype(np.float64)
+        with np.errstate(over="ignore"):  # infinite: refused below
+            product = product.astype(np.float32).astype(np.float64)
     return quantize_multiplier(product / output_scale)
 
 
 def bias_scale(input_scale: float, weight_scale: float | tuple[float, ...]) -> float | tuple[float, ...]:
-    """S of the bias: the float32 product Sx Sw, one or one a channel, and 2^-126 where that is too small."""
-    products = np.float32(input_scale) * np.atleast_1d(np.asarray(weight_scale, dtype=np.float32))
+    """S of the bias: the float32 product Sx Sw, one or one a channel, and 2^-126 where that is too small.
+
+    Infinite where it is too large: no tensor has such a scale.
+    """
+    with np.errstate(over="ignore"):
+        products = np.float32(input_scale) * np.atleast_1d(np.asarray(weight_scale, dtype=np.float32))
     scales = tuple(float(s) for s in np.maximum(products, np.finfo(np.float32).tiny))
     return scales if isinstance(weight_scale, tuple) else scales[0]
 

@@ -23,9 +23,6 @@ class AveragePool(Pool):
         count = self.kernel[0] * self.kernel[1]
         return count * 128 + count // 2  # the sum, then half the divisor added to it
 
-    def macs(self, inputs: Sequence[Tensor], output: Tensor) -> int:
-        return output.size * self.kernel[0] * self.kernel[1]
-
     def run(self, arrays: Sequence[IntArray], inputs: Sequence[Tensor], output: Tensor) -> IntArray:
         x = pad_hw(arrays[0].astype(np.int32), self.padding, 0)
         inside = pad_hw(np.ones_like(arrays[0], shape=(1, *inputs[0].shape[:2], 1), dtype=np.int32), self.padding, 0)

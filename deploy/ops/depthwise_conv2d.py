@@ -49,11 +49,12 @@ class DepthwiseConv2d(OpAttributes):
         x, weight, bias = arrays
         _, kernel_h, kernel_w, channels = weight.shape
         centred = pad_hw(x.astype(np.int32) - np.int32(inputs[0].zero_point), self.padding, 0)
-        if channels != x.shape[3]:
-            centred = np.repeat(centred, channels // x.shape[3], axis=3)
         centred_weight = weight.astype(np.int32) - np.int32(inputs[1].zero_point)
         acc = np.zeros_like(centred, shape=(x.shape[0], *output.shape)) + bias
         for row in range(kernel_h):
             for column in range(kernel_w):
-                acc += tap(centred, row, column, output.shape[:2], self.stride) * centred_weight[0, row, column]
+                seen = tap(centred, row, column, output.shape[:2], self.stride)
+                if channels != x.shape[3]:  # here, and not at once: `seen` is no larger than the output
+                    seen = np.repeat(seen, channels // x.shape[3], axis=3)
+                acc += seen * centred_weight[0, row, column]
         return self.requant.apply(acc)

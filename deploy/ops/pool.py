@@ -27,3 +27,7 @@ class Pool(OpAttributes):
     def check_params(self, inputs: Sequence[Tensor], output: Tensor) -> None:
         same_params(inputs, output)
         check_activation(self.activation_min, self.activation_max)
+
+    def macs(self, inputs: Sequence[Tensor], output: Tensor) -> int:
+        """Values looked at."""
+        return output.size * self.kernel[0] * self.kernel[1]

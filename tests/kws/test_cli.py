@@ -210,6 +210,26 @@ def test_export_writes_the_header(capsys: pytest.CaptureFixture[str], tone_model
     assert Model.load(tone_model_file).graph.rounding == "single"
 
 
+def test_export_writes_a_folder_named_after_the_model(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tmp_path: Path
+) -> None:
+    for file, options, name in (
+        ("Tones-2.kws", (), "tones_2"), ("a run/model.kws", (), "a_run"), ("string.kws", (), "kws_string"),
+        ("2.kws", (), "kws_2"), ("x.kws", ("--name", "other"), "other"),
+    ):  # fmt: skip
+        model, out = tmp_path / file, tmp_path / f"out-{name}"
+        model.parent.mkdir(exist_ok=True)
+        tone_model.save(model)
+        code, printed, err = run(capsys, "export", "--model", model, "--to", "c", "--out", out, *options)
+        assert (code, err) == (0, "")
+        assert printed.endswith(f"wrote {out}\n")
+        assert (out / "src" / f"{name}.h").is_file()
+    code, _, err = run(capsys, "export", "--to", "c", "--out", tmp_path / "no", "--rounding", "half_even")
+    assert code == 2
+    assert err.endswith("(export with --rounding single or tflm)\n")
+    assert not (tmp_path / "no").exists()
+
+
 def test_export_offers_every_rounding_rule() -> None:
     assert common.ROUNDING_RULES == ROUNDING_RULES
 
@@ -247,7 +267,7 @@ def test_features_as_a_model_sees_them(
         (("features", "x.wav", "--npy", "x.npy"), 1, "kws: x.wav: no such file"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "mfb"), 2, "kws: no preset 'mfb' (choose one of mfb40"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "a", "--model", "b"), 2, "contradict"),
-        (("export", "--to", "tflite", "--out", "x"), 2, "'tflite' is not 'c-array'"),
+        (("export", "--to", "tflite", "--out", "x"), 2, "'tflite' is not one of 'c', 'c-array'"),
         (("demo", "--data", "nowhere"), 1, "kws: nowhere: no such folder"),
     ],
 )

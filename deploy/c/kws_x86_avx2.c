@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AVX2: two products of int16 a lane and instruction (vpmaddwd), which cannot saturate as those of int8 pairs do.
+ *
+ * Inputs are widened to int16 and copied once with their padding. Sums wrap modulo 2^32, and their true value fits, so
+ * the order does not matter. The bits are those of the portable kernels.
+ */
+#include "kws_arithmetic.h"
+#include "kws_x86.h"
+
+#ifdef KWS_X86
+#include <immintrin.h>
+#include <string.h>
+
+#define TARGET __attribute__((target("avx2")))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+enum { ROWS = 4, LANES = 8, VECTORS = 2, BLOCK = LANES * VECTORS };
+
+/* Multiply, round, shift for 8 channels, in 64 bits: [0] of the even lanes, [1] of the odd ones */
+typedef struct {
+    int64_t multiplier[2][4];
+    int64_t round[2][4];
+    int64_t right[2][4];
+    int64_t offset[2][4];  /* 2^(63 - right): an arithmetic shift is a logical one of x + 2^63, less this */
+    int64_t half[2][4];    /* of the second rounding, and all below: tflm only */
+    int64_t sign[2][4];    /* -1 where the second shift is not 0 */
+    int64_t right2[2][4];
+    int64_t offset2[2][4];
+} requant8;
+
+typedef struct {
+    kws_padded padded;
+    int32_t groups;         /* of two inputs that one output sees */
+    const int32_t *offsets; /* (groups) from the first input that an output sees */
+    const int16_t *weights; /* a block of 16 channels after another: (groups, VECTORS, 8, 2), w - Zw */
+    const int32_t *bias;    /* (blocks, VECTORS, 8) */
+    const requant8 *requant; /* (blocks, VECTORS) */
+} packed_affine;
+
+static int32_t blocks_of(int32_t channels)
+{
+    return (channels + BLOCK - 1) / BLOCK;
+}
+
+static size_t aligned(size_t size)
+{
+    return (size + KWS_PACK_ALIGNMENT - 1) / KWS_PACK_ALIGNMENT * KWS_PACK_ALIGNMENT;
+}
+
+static void pack_requant(requant8 *to, int32_t lane, const kws_requant *requant, int32_t channel)
+{
+    const int32_t i = requant->per_channel ? channel : 0;
+    const int32_t shift = requant->shift[i], odd = lane % 2, at = lane / 2;
+    const int32_t second = requant->rounding == KWS_TFLM && shift < 0 ? -shift : 0;
+    const int32_t right = 31 - shift - second;
+    to->multiplier[odd][at] = requant->multiplier[i];
+    to->right[odd][at] = right;
+    to->round[odd][at] = INT64_C(1) << (right - 1);
+    to->offset[odd][at] = (int64_t)(UINT64_C(1) << (63 - right));
+    to->right2[odd][at] = second;
+    to->half[odd][at] = second ? INT64_C(1) << (second - 1) : 0;
+    to->sign[odd][at] = second ? -1 : 0;
+    to->offset2[odd][at] = (int64_t)(UINT64_C(1) << (63 - second));
+}
+
+INLINE __m256i load(const void *from)
+{
+    return _mm256_load_si256((const __m256i *)from);
+}
+
+/* x >> right with the sign */
+INLINE __m256i shift_right(__m256i x, const int64_t *right, const int64_t *offset)
+{
+    const __m256i flip = _mm256_set1_epi64x(INT64_MIN);
+    return _mm256_sub_epi64(_mm256_srlv_epi64(_mm256_xor_si256(x, flip), load(right)), load(offset));
+}
+
+/* int32 sums of 8 channels -> int32 values before Z, saturated to int16 on the way */
+INLINE __m256i requantize8(__m256i acc, const requant8 *r, int tflm)
+{
+    __m256i result[2];
+    int odd;
+    for (odd = 0; odd < 2; odd++) {
+        const __m256i x = odd ? _mm256_srli_epi64(acc, 32) : acc; /* vpmuldq reads the low halves, with their sign */
+        __m256i y = _mm256_add_epi64(_mm256_mul_epi32(x, load(r->multiplier[odd])), load(r->round[odd]));
+        y = shift_right(y, r->right[odd], r->offset[odd]);
+        if (tflm) {
+            const __m256i sign = _mm256_and_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), y), load(r->sign[odd]));
+            y = _mm256_add_epi64(_mm256_add_epi64(y, load(r->half[odd])), sign);
+            y = shift_right(y, r->right2[odd], r->offset2[odd]);
+        }
+        result[odd] = y;
+    }
+    /* Halves of 64-bit values that fit 32 bits: (value, sign) saturated to (int16, sign) is an int32 again */
+    return _mm256_packs_epi32(result[0], result[1]);
+}
+
+/* Stores the int8 of up to 16 channels */
+INLINE void requantize_to(int8_t *to, int32_t channels, const __m256i *acc, const requant8 *r, int tflm,
+                          const kws_requant *requant)
+{
+    /* lanes of the result, in bytes: each 128-bit half holds channels 4 q + (0, 2, 1, 3) of both vectors */
+    const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1));
+    const __m256i zero = _mm256_set1_epi16((short)requant->zero_point);
+    const __m256i low = _mm256_set1_epi8((char)requant->activation_min);
+    const __m256i high = _mm256_set1_epi8((char)requant->activation_max);
+    __m256i y = _mm256_packs_epi32(requantize8(acc[0], r, tflm), requantize8(acc[1], r + 1, tflm));
+    y = _mm256_adds_epi16(y, zero);
+    y = _mm256_min_epi8(_mm256_max_epi8(_mm256_packs_epi16(y, y), low), high);
+    y = _mm256_shuffle_epi8(y, order); /* per half: four of vector 0, four of vector 1 */
+    y = _mm256_permutevar8x32_epi32(y, _mm256_setr_epi32(0, 4, 1, 5, 2, 2, 2, 2));
+    if (channels == BLOCK) {
+        _mm_storeu_si128((__m128i *)(void *)to, _mm256_castsi256_si128(y));
+    } else {
+        int8_t all[BLOCK];
+        _mm_storeu_si128((__m128i *)(void *)all, _mm256_castsi256_si128(y));
+        memcpy(to, all, (size_t)channels);
+    }
+}
+
+/* x as int16 with the border of Zx, and room behind it that a last group may read */
+static TARGET void copy_padded(const kws_affine *op, kws_padded padded, const int8_t *input, int16_t *to)
+{
+    const kws_window *w = &op->window;
+    const int32_t used_h = padded.h - w->pad_top < w->in_h ? padded.h - w->pad_top : w->in_h;
+    const int32_t used_w = padded.w - w->pad_left < w->in_w ? padded.w - w->pad_left : w->in_w;
+    const int32_t row = padded.w * w->in_c, size = used_w * w->in_c;
+    int32_t y, i;
+    if (padded.h != w->in_h || padded.w != w->in_w)
+        for (i = 0; i < padded.h * row; i++)
+            to[i] = (int16_t)op->input_zero_point;
+    to += w->pad_top * row + w->pad_left * w->in_c;
+    for (y = 0; y < used_h; y++) {
+        for (i = 0; i + 16 <= size; i += 16) {
+            const __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(input + i));
+            _mm256_storeu_si256((__m256i *)(void *)(to + i), _mm256_cvtepi8_epi16(x));
+        }
+        for (; i < size; i++)
+            to[i] = input[i];
+        to += row;
+        input += w->in_w * w->in_c;
+    }
+}
+
+static size_t padded_size(const void *op_)
+{
+    const kws_affine *op = (const kws_affine *)op_;
+    const kws_padded p = kws_padded_of(&op->window);
+    return aligned(((size_t)p.h * (size_t)p.w * (size_t)op->window.in_c + 32) * 2);
+}
+
+static size_t packed_size(size_t groups, size_t blocks)
+{
+    return aligned(sizeof(packed_affine)) + aligned(groups * 4)
+           + blocks * (groups * BLOCK * 4 + BLOCK * 4 + VECTORS * sizeof(requant8));
+}
+
+static int32_t conv2d_groups(const kws_padded *p)
+{
+    return p->n_segments * ((p->segment + 1) / 2);
+}
+
+static size_t conv2d_packed_size(const void *op_)
+{
+    const kws_affine *op = (const kws_affine *)op_;
+    const kws_padded p = kws_padded_of(&op->window);
+    return packed_size((size_t)conv2d_groups(&p), (size_t)blocks_of(op->window.out_c));
+}
+
+/* Lays out the parts of `packed`; pointers to what is still to be filled come back */
+static void lay_out(packed_affine *to, int32_t groups, int32_t blocks, int32_t **offsets, int16_t **weights,
+                    int32_t **bias, requant8 **requant)
+{
+    int8_t *at = (int8_t *)to + aligned(sizeof *to);
+    memset(to, 0, packed_size((size_t)groups, (size_t)blocks));
+    to->groups = groups;
+    to->offsets = *offsets = (int32_t *)(void *)at;
+    at += aligned((size_t)groups * 4);
+    to->requant = *requant = (requant8 *)(void *)at;
+    at += (size_t)(blocks * VECTORS) * sizeof(requant8);
+    to->bias = *bias = (int32_t *)(void *)at;
+    at += (size_t)(blocks * BLOCK) * 4;
+    to->weights = *weights = (int16_t *)(void *)at;
+}
+
+/* The place of channel `c` of a block in lanes: vectors of 8, 128-bit halves of 4 */
+static int32_t lane_of(int32_t c)
+{
+    return c / 8 * LANES + c % 8;
+}
+
+static void conv2d_pack(void *op_, void *packed)
+{
+    kws_affine *op = (kws_affine *)op_;
+    const kws_window *w = &op->window;
+    const kws_padded p = kws_padded_of(w);
+    const int32_t per_segment = (p.segment + 1) / 2, size = p.segment * p.n_segments;
+    int32_t *offsets, *bias, s, g, i, c;
+    requant8 *requant;
+    int16_t *weights;
+    lay_out((packed_affine *)packed, conv2d_groups(&p), blocks_of(w->out_c), &offsets, &weights, &bias, &requant);
+    ((packed_affine *)packed)->padded = p;
+    for (s = 0; s < p.n_segments; s++)
+        for (g = 0; g < per_segment; g++)
+            offsets[s * per_segment + g] = s * p.w * w->in_c + 2 * g;
+    for (c = 0; c < w->out_c; c++) {
+        const int32_t lane = lane_of(c % BLOCK), first = c / BLOCK * conv2d_groups(&p);
+        for (i = 0; i < size; i++) {
+            const int32_t group = first + i / p.segment * per_segment + i % p.segment / 2;
+            weights[(group * BLOCK + lane) * 2 + i % p.segment % 2] =
+                (int16_t)(op->weight[c * size + i] - op->weight_zero_point);
+        }
+        bias[c / BLOCK * BLOCK + lane] = op->bias[c];
+        pack_requant(requant + c / BLOCK * VECTORS + lane / LANES, lane % LANES, &op->requant, c);
+    }
+    op->packed = packed;
+}
+
+/* `rows` outputs of one block of 16 channels */
+INLINE void conv2d_tile(const packed_affine *packed, int32_t block, const int16_t *const *from, int8_t *const *to,
+                        int32_t channels, int rows, int tflm, const kws_requant *requant)
+{
+    const int16_t *weights = packed->weights + (size_t)(block * packed->groups) * BLOCK * 2;
+    __m256i acc[ROWS][VECTORS];
+    int32_t g;
+    int r, v;
+    for (r = 0; r < rows; r++)
+        for (v = 0; v < VECTORS; v++)
+            acc[r][v] = load(packed->bias + block * BLOCK + v * LANES);
+    for (g = 0; g < packed->groups; g++) {
+        const __m256i w0 = load(weights + g * BLOCK * 2), w1 = load(weights + g * BLOCK * 2 + BLOCK);
+        const int32_t offset = packed->offsets[g];
+        for (r = 0; r < rows; r++) {
+            int32_t two;
+            __m256i x;
+            memcpy(&two, from[r] + offset, 4);
+            x = _mm256_set1_epi32(two);
+            acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(x, w0));
+            acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(x, w1));
+        }
+    }
+    for (r = 0; r < rows; r++)
+        requantize_to(to[r], channels, acc[r], packed->requant + block * VECTORS, tflm, requant);
+}
+
+static TARGET void conv2d_tiles(const packed_affine *packed, int32_t block, const int16_t *const *from,
+                                int8_t *const *to, int32_t channels, int rows, const kws_requant *requant)
+{
+    const int tflm = requant->rounding == KWS_TFLM;
+    int r;
+    if (rows == ROWS) {
+        if (tflm)
+            conv2d_tile(packed, block, from, to, channels, ROWS, 1, requant);
+        else
+            conv2d_tile(packed, block, from, to, channels, ROWS, 0, requant);
+        return;
+    }
+    for (r = 0; r < rows; r++)
+        conv2d_tile(packed, block, from + r, to + r, channels, 1, tflm, requant);
+}
+
+static TARGET void conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
+{
+    const kws_affine *op = (const kws_affine *)op_;
+    const packed_affine *packed = (const packed_affine *)op->packed;
+    const kws_window *w = &op->window;
+    const int32_t row_step = w->stride_h * packed->padded.w * w->in_c, step = w->stride_w * w->in_c;
+    int32_t block, i;
+    (void)input2;
+    copy_padded(op, packed->padded, input, (int16_t *)scratch);
+    for (block = 0; block < blocks_of(w->out_c); block++) {
+        const int32_t channels = w->out_c - block * BLOCK < BLOCK ? w->out_c - block * BLOCK : BLOCK;
+        const int16_t *row = (const int16_t *)scratch;
+        const int16_t *from[ROWS];
+        int8_t *to[ROWS];
+        int32_t x = 0;
+        int n = 0;
+        for (i = 0; i < w->out_h * w->out_w; i++) {
+            from[n] = row + x * step;
+            to[n] = output + i * w->out_c + block * BLOCK;
+            if (++x == w->out_w) {
+                x = 0;
+                row += row_step;
+            }
+            if (++n == ROWS) {
+                conv2d_tiles(packed, block, from, to, channels, ROWS, &op->requant);
+                n = 0;
+            }
+        }
+        conv2d_tiles(packed, block, from, to, channels, n, &op->requant);
+    }
+}
+
+/* Depthwise: two rows of the kernel are the two products of a lane */
+static int32_t depthwise_groups(const kws_window *w)
+{
+    return (w->kernel_h + 1) / 2 * w->kernel_w;
+}
+
+static size_t depthwise_packed_size(const void *op_)
+{
+    const kws_window *w = &((const kws_affine *)op_)->window;
+    return w->in_c == w->out_c ? packed_size((size_t)depthwise_groups(w), (size_t)blocks_of(w->out_c)) : 0;
+}
+
+static void depthwise_pack(void *op_, void *packed)
+{
+    kws_affine *op = (kws_affine *)op_;
+    const kws_window *w = &op->window;
+    const int32_t groups = depthwise_groups(w);
+    int32_t *offsets, *bias, c, i, j;
+    requant8 *requant;
+    int16_t *weights;
+    lay_out((packed_affine *)packed, groups, blocks_of(w->out_c), &offsets, &weights, &bias, &requant);
+    ((packed_affine *)packed)->padded = kws_padded_of(w);
+    for (c = 0; c < w->out_c; c++) {
+        /* interleaving int16 puts channels 0..3 and 8..11 of a block into vector 0, the others into vector 1 */
+        const int32_t in_block = c % BLOCK, vector = in_block / 4 % 2, lane = in_block / 8 * 4 + in_block % 4;
+        uint32_t sum = 0;
+        for (i = 0; i < w->kernel_h; i++) {
+            for (j = 0; j < w->kernel_w; j++) {
+                const int32_t value = op->weight[(i * w->kernel_w + j) * w->out_c + c] - op->weight_zero_point;
+                const int32_t group = c / BLOCK * groups + i / 2 * w->kernel_w + j;
+                weights[(group * BLOCK + vector * LANES + lane) * 2 + i % 2] = (int16_t)value;
+                sum = sum + (uint32_t)value;
+            }
+        }
+        /* the border is Zx here, so x is taken raw */
+        bias[c / BLOCK * BLOCK + vector * LANES + lane] =
+            (int32_t)((uint32_t)op->bias[c] - (uint32_t)op->input_zero_point * sum);
+        pack_requant(requant + c / BLOCK * VECTORS + vector, lane, &op->requant, c);
+    }
+    op->packed = packed;
+}
+
+/* The two vectors hold channels (0..3, 8..11) and (4..7, 12..15): back to (0..7) and (8..15) comes by halves */
+INLINE void depthwise_pixel(const kws_affine *op, const packed_affine *packed, int32_t block, const int16_t *from,
+                            int32_t row, int8_t *to, int32_t channels, int tflm)
+{
+    const kws_window *w = &op->window;
+    const int16_t *weights = packed->weights + (size_t)(block * packed->groups) * BLOCK * 2;
+    __m256i acc[VECTORS];
+    int8_t mixed[BLOCK], sorted[BLOCK];
+    int32_t i, j;
+    acc[0] = load(packed->bias + block * BLOCK);
+    acc[1] = load(packed->bias + block * BLOCK + LANES);
+    for (i = 0; i < w->kernel_h; i += 2) {
+        const int16_t *next = from + (i + 1 < w->kernel_h ? row : 0); /* below the last row the weight is 0 */
+        for (j = 0; j < w->kernel_w; j++) {
+            const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(from + j * w->in_c));
+            const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(next + j * w->in_c));
+            acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), load(weights)));
+            acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), load(weights + BLOCK)));
+            weights += BLOCK * 2;
+        }
+        from += 2 * row;
+    }
+    requantize_to(mixed, BLOCK, acc, packed->requant + block * VECTORS, tflm, &op->requant);
+    memcpy(sorted, mixed, 4);
+    memcpy(sorted + 4, mixed + 8, 4);
+    memcpy(sorted + 8, mixed + 4, 4);
+    memcpy(sorted + 12, mixed + 12, 4);
+    memcpy(to, sorted, (size_t)channels);
+}
+
+static TARGET void depthwise_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output,
+                                    void *scratch)
+{
+    const kws_affine *op = (const kws_affine *)op_;
+    const packed_affine *packed = (const packed_affine *)op->packed;
+    const kws_window *w = &op->window;
+    const int32_t row = packed->padded.w * w->in_c;
+    int32_t block, y, x;
+    (void)input2;
+    copy_padded(op, packed->padded, input, (int16_t *)scratch);
+    for (block = 0; block < blocks_of(w->out_c); block++) {
+        const int32_t channels = w->out_c - block * BLOCK < BLOCK ? w->out_c - block * BLOCK : BLOCK;
+        for (y = 0; y < w->out_h; y++) {
+            for (x = 0; x < w->out_w; x++) {
+                const int16_t *from =
+                    (const int16_t *)scratch + y * w->stride_h * row + x * w->stride_w * w->in_c + block * BLOCK;
+                int8_t *to = output + (y * w->out_w + x) * w->out_c + block * BLOCK;
+                if (op->requant.rounding == KWS_TFLM)
+                    depthwise_pixel(op, packed, block, from, row, to, channels, 1);
+                else
+                    depthwise_pixel(op, packed, block, from, row, to, channels, 0);
+            }
+        }
+    }
+}
+
+/* Average pool of at most 255 positions, whose sums fit int16: 16 channels at a time */
+static size_t average_pool_suits(const void *op_)
+{
+    const kws_window *w = &((const kws_pool *)op_)->window;
+    return w->kernel_h * w->kernel_w <= 255 && w->in_c >= 16;
+}
+
+static void pack_nothing(void *op, void *packed)
+{
+    (void)op;
+    (void)packed;
+}
+
+static size_t no_scratch(const void *op)
+{
+    (void)op;
+    return 0;
+}
+
+static TARGET void average_pool(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output,
+                                void *scratch)
+{
+    const kws_pool *op = (const kws_pool *)op_;
+    const kws_window *w = &op->window;
+    const int32_t row = w->in_w * w->in_c;
+    int32_t y, x, c, i, j, k;
+    (void)input2;
+    (void)scratch;
+    for (y = 0; y < w->out_h; y++) {
+        for (x = 0; x < w->out_w; x++, output += w->in_c) {
+            const int32_t top = y * w->stride_h - w->pad_top, left = x * w->stride_w - w->pad_left;
+            const int32_t i_first = kws_first(top), i_last = kws_last(top, w->kernel_h, w->in_h);
+            const int32_t j_first = kws_first(left), j_last = kws_last(left, w->kernel_w, w->in_w);
+            const int32_t count = (i_last - i_first) * (j_last - j_first);
+            for (c = 0; c < w->in_c; c += 16) {
+                /* the last block may begin before the end of the one before it, and computes the same there */
+                const int32_t first = c + 16 <= w->in_c ? c : w->in_c - 16;
+                const int8_t *from = input + (top + i_first) * row + (left + j_first) * w->in_c + first;
+                __m256i acc = _mm256_setzero_si256();
+                int16_t sums[16];
+                for (i = i_first; i < i_last; i++, from += row)
+                    for (j = 0; j < j_last - j_first; j++) {
+                        const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)(from + j * w->in_c));
+                        acc = _mm256_add_epi16(acc, _mm256_cvtepi8_epi16(q));
+                    }
+                _mm256_storeu_si256((__m256i *)(void *)sums, acc);
+                for (k = 0; k < 16; k++)
+                    output[first + k] =
+                        (int8_t)kws_clamp(kws_divide(sums[k], count), op->activation_min, op->activation_max);
+            }
+        }
+    }
+}
+
+const kws_fast_path kws_avx2_paths[] = {
+    {"average_pool avx2", kws_average_pool, average_pool, average_pool_suits, pack_nothing, no_scratch},
+    {"conv2d avx2", kws_conv2d, conv2d, conv2d_packed_size, conv2d_pack, padded_size},
+    {"depthwise_conv2d avx2", kws_depthwise_conv2d, depthwise_conv2d, depthwise_packed_size, depthwise_pack,
+     padded_size},
+};
+const size_t kws_n_avx2_paths = sizeof kws_avx2_paths / sizeof *kws_avx2_paths;
+#else
+typedef int kws_no_avx2;
+#endif

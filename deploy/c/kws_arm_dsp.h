@@ -92,7 +92,9 @@ static inline kws_fast_requant kws_fast_requant_of(const kws_requant *requant, i
 static inline int8_t kws_fast_requantize(kws_fast_requant fast, int32_t acc)
 {
     const int32_t high = (int32_t)(((int64_t)acc * fast.multiplier + (int64_t)fast.offset * (INT64_C(1) << 32)) >> 32);
-    return (int8_t)kws_clamp(high >> fast.shift, INT8_MIN, INT8_MAX);
+    int32_t y;
+    __asm__("ssat %0, #8, %1" : "=r"(y) : "r"(high >> fast.shift));
+    return (int8_t)y;
 }
 
 /* What kws_fast_requantize left to do; clamping what was saturated is clamping what was not. */

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from kws.arithmetic.quant import QuantParams
 from kws.errors import ModelError, UsageError
 
 RULES = ("single", "tflm")
-CLIPS = Path(__file__).parents[2] / "data"
+ROOT = Path(__file__).parents[2]
 
 seeds = st.integers(0, 2**32)
 rules = st.sampled_from(RULES)
@@ -201,7 +205,7 @@ def test_the_shipped_model_on_recordings(rule: str) -> None:
     model = kws.load("commands")
     graph = model.graph.with_rounding(rule)
     run = native.Engine(graph)
-    for path in sorted((CLIPS / "recordings").glob("*.wav")):
+    for path in sorted((ROOT / "data" / "recordings").glob("*.wav")):
         windows = Detector(model).trace(read_audio(path, dtype="int16", sample_rate=16000)).windows
         x = windows.take(0, len(windows))[..., None]
         np.testing.assert_array_equal(run.run(x), reference.run(graph, x))
@@ -241,3 +245,37 @@ def test_without_the_extension_numpy_computes(every_op: Callable[[str], Graph], 
 def test_an_unknown_engine_is_refused(every_op: Callable[[str], Graph]) -> None:
     with pytest.raises(UsageError, match="one of native, reference"):
         engine.run(every_op("single"), clips(7, 1, 10, 6, 2), "fast")
+
+
+def test_clean_under_sanitizers_and_with_checked_sums(tmp_path: Path) -> None:
+    """The tests of this file again, by an extension built with ASan, UBSan and KWS_CHECKED, whose asserts are on."""
+    for name in ("deploy", "features", "kws", "training"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tests").mkdir()
+    shutil.copytree(ROOT / "tests" / "deploy", tmp_path / "tests" / "deploy")
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    flags = "-O1 -g -UNDEBUG -DKWS_CHECKED -fsanitize=address,undefined -fno-sanitize-recover=all"
+    build = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    subprocess.run(build, cwd=tmp_path, env={**os.environ, "CFLAGS": flags}, check=True)
+    libraries = [
+        subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "LD_PRELOAD": " ".join(libraries)}
+    environment["ASAN_OPTIONS"] = "detect_leaks=0"  # Python's own
+    tests = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/deploy/test_native.py"]
+    tests += [
+        "--deselect",
+        f"tests/deploy/test_native.py::{test_clean_under_sanitizers_and_with_checked_sums.__name__}",
+    ]
+    where = "import deploy._native; print(deploy._native.__file__)"
+    seen = subprocess.run(
+        [sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert seen.stdout.startswith(str(tmp_path))
+    done = subprocess.run(tests, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", ".join(native.levels()) in done.stdout

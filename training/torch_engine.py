@@ -8,7 +8,7 @@ product, and keeps the bias in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -57,6 +57,16 @@ class TorchEngine:
         for op in self.graph.ops:
             values[op.output] = self.run_op(op, [values[name] for name in op.inputs if name in values])
         return values[self.graph.output]
+
+    def prepared_layers(self, values: Mapping[str, Int8]) -> list[tuple[Any, Tensor]]:
+        """torch's module of each convolution and fully connected op with its input, from the activations `values` by
+        name: converted and padded, so that a benchmark can time the kernels alone."""
+        found = []
+        for op in self.graph.ops:
+            if op.name in self._layers:
+                tensor = self.graph.tensors[op.inputs[0]]
+                found.append((self._layers[op.name], _to_torch(_pad(values[tensor.name], op, tensor), tensor)))
+        return found
 
     def run_op(self, op: Op, inputs: Sequence[Int8]) -> Int8:
         """The output of one op for its activations, int8 (N, *shape)."""

@@ -19,7 +19,7 @@ import torch
 from host import date_and_cpu
 from numpy.typing import NDArray
 
-from deploy.reference import run as execute
+from deploy.engine import run as execute
 from features.float_frontend import features
 from features.quantize import clip_samples, quantize_features
 from kws.cli.common import columns

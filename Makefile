@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SECONDS ?= 300
 
-.PHONY: demo test fuzz clean
+.PHONY: demo test test-mcu fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/kws demo
@@ -16,6 +16,10 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Exported models on emulated microcontrollers, byte for byte; as root it installs the packages that are missing.
+test-mcu: $(INSTALLED)
+	$(BIN)/python -m tests.mcu.run
 
 # Hostile model files and sound files, SECONDS for each of the two; prints how many it tried, fails on a crash.
 fuzz: $(INSTALLED)

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Arm's DSP instructions (Cortex-M4, M7, M33, M55): two int16 products a cycle, and the same bits as without them.
- * KWS_PORTABLE leaves them out.
+/* Arm's DSP instructions (Cortex-M4, M7, M33, M55): two int16 products at once, and the same bits as without them.
+ * KWS_PORTABLE leaves them out; so does KWS_CHECKED, and a build without optimization, which has no register to spare.
  */
 #ifndef KWS_ARM_DSP_H
 #define KWS_ARM_DSP_H
 
 #include "kws_arithmetic.h"
 
-#if defined(__ARM_FEATURE_DSP) && !defined(KWS_PORTABLE)
+#if defined(__ARM_FEATURE_DSP) && defined(__OPTIMIZE__) && !defined(__ARM_BIG_ENDIAN) && !defined(KWS_PORTABLE) \
+    && !defined(KWS_CHECKED)
 #define KWS_ARM_DSP
 
 #include <arm_acle.h>
@@ -19,18 +20,6 @@ static inline int32_t kws_load4(const int8_t *from)
     int32_t word;
     memcpy(&word, from, 4);
     return word;
-}
-
-static inline int32_t kws_load_pair(const int16_t *from)
-{
-    int32_t word;
-    memcpy(&word, from, 4);
-    return word;
-}
-
-static inline void kws_store_pair(int16_t *to, int32_t pair)
-{
-    memcpy(to, &pair, 4);
 }
 
 /* Of four int8: values 0 and 2 as a pair of int16, and 1 and 3. GCC does not join the rotation to the intrinsic. */
@@ -59,15 +48,8 @@ static inline int32_t kws_add_odd(int32_t pair, int32_t word)
     return sum;
 }
 
-/* Requantization of one channel, single rounding, in which the low word of the product does not count:
- * (acc multiplier + 2^(right - 1)) / 2^right + Z with right = 33..54 is (high word + offset) / 2^shift. */
-typedef struct {
-    int32_t multiplier;
-    int32_t offset; /* 2^(shift - 1) + Z 2^shift, below 2^30 in magnitude; so is the high word */
-    int32_t shift;  /* right - 32, 1..22 */
-} kws_fast_requant;
-
-/* Whether all channels can be requantized so */
+/* Whether all channels can be requantized fast: under single rounding, (acc multiplier + 2^(right - 1)) / 2^right + Z
+ * with right = 33..54 is (high word of acc multiplier + offset) / 2^(right - 32), rounded down. */
 static inline int kws_is_fast(const kws_requant *requant, int32_t channels)
 {
     const int32_t n = requant->per_channel ? channels : 1;
@@ -78,23 +60,37 @@ static inline int kws_is_fast(const kws_requant *requant, int32_t channels)
     return requant->rounding == KWS_SINGLE;
 }
 
-static inline kws_fast_requant kws_fast_requant_of(const kws_requant *requant, int32_t channel)
+/* What is the same for all sums of a channel */
+typedef struct {
+    int32_t multiplier;
+    int32_t shift;  /* right - 32, 1..22 */
+    int32_t offset; /* 2^(shift - 1) + Z 2^shift: below 2^30 in magnitude, and so is the high word */
+} kws_fast_requant;
+
+/* `odd` is 2 Z + 1 */
+static inline kws_fast_requant kws_fast_requant_of(int32_t multiplier, int8_t shift, int32_t odd)
 {
-    const int32_t i = requant->per_channel ? channel : 0;
     kws_fast_requant fast;
-    fast.multiplier = requant->multiplier[i];
-    fast.shift = -1 - requant->shift[i];
-    fast.offset = ((2 * requant->zero_point + 1) * (1 << fast.shift)) >> 1;
+    fast.multiplier = multiplier;
+    fast.shift = -1 - shift;
+    fast.offset = (odd * (1 << fast.shift)) >> 1;
     return fast;
 }
 
 /* Saturated to int8, not yet clamped */
 static inline int8_t kws_fast_requantize(kws_fast_requant fast, int32_t acc)
 {
-    const int32_t high = (int32_t)(((int64_t)acc * fast.multiplier + (int64_t)fast.offset * (INT64_C(1) << 32)) >> 32);
     int32_t y;
-    __asm__("ssat %0, #8, %1" : "=r"(y) : "r"(high >> fast.shift));
+    __asm__("smmla %0, %1, %2, %3" : "=r"(y) : "r"(acc), "r"(fast.multiplier), "r"(fast.offset));
+    __asm__("ssat %0, #8, %1" : "=r"(y) : "r"(y >> fast.shift));
     return (int8_t)y;
+}
+
+/* The same as kws_requantize, once in the program: for what is not requantized fast */
+static __attribute__((noinline, unused)) int8_t kws_any_requantize(
+    const kws_requant *requant, int32_t channel, int32_t acc)
+{
+    return kws_requantize(requant, channel, acc);
 }
 
 /* What kws_fast_requantize left to do; clamping what was saturated is clamping what was not. */

@@ -3,31 +3,38 @@
 #include <string.h>
 
 #include "kws_arm_dsp.h"
+#include "kws_dot.h"
 
-#ifdef KWS_ARM_DSP
+#if defined(KWS_ARM_DSP) && !defined(KWS_DOT_HELIUM)
 
 /* A column is what one output sees, as groups of four int16 in a word of 64 bits: values 0 and 2 in the low half, 1 and
- * 3 in the high half, as kws_even and kws_odd give the weights. Zeros fill the last group. Two columns lie side by side. */
-enum { GROUP = 4, COLUMNS = 2 };
+ * 3 in the high half, as kws_even and kws_odd give the weights; zeros fill the last group. Three columns lie side by
+ * side. */
+enum { GROUP = 4, COLUMNS = 3 };
 
 static int32_t groups_of(int32_t size)
 {
     return (size + GROUP - 1) / GROUP;
 }
 
-/* Appends n values, or where `from` is 0 n times `fill`, to a column that holds k; returns k + n. */
-static int32_t append(uint64_t *column, int32_t k, const int8_t *from, int32_t fill, int32_t n)
+/* Appends n values to a column that holds k, `step` 1: one after the other, 0: n times the first of four equal ones.
+ * Returns k + n. */
+static uint32_t append(uint64_t *column, uint32_t k, const int8_t *from, int32_t step, int32_t n)
 {
-    static const int8_t place[GROUP] = {0, 32, 16, 48};
-    const int32_t end = k + n;
-    for (; from && k % GROUP == 0 && k + GROUP <= end; k += GROUP, from += GROUP) {
-        const int32_t word = kws_load4(from);
-        column[k / GROUP * COLUMNS] = (uint32_t)kws_even(word) | (uint64_t)(uint32_t)kws_odd(word) << 32;
+    static const uint8_t place[GROUP] = {0, 4, 2, 6};
+    uint64_t *group = column + k / GROUP * COLUMNS;
+    if (k % GROUP == 0) {
+        for (; n >= GROUP; n -= GROUP, k += GROUP, from += GROUP * step, group += COLUMNS) {
+            const int32_t word = kws_load4(from);
+            *group = (uint32_t)kws_even(word) | (uint64_t)(uint32_t)kws_odd(word) << 32;
+        }
     }
-    for (; k < end; k++) {
-        const uint64_t value = (uint64_t)((from ? *from++ : fill) & 0xffff) << place[k % GROUP];
-        uint64_t *group = &column[k / GROUP * COLUMNS];
-        *group = k % GROUP ? *group | value : value;
+    for (; n > 0; n--, k++, from += step) {
+        const int16_t value = *from;
+        group = column + k / GROUP * COLUMNS;
+        if (k % GROUP == 0)
+            *group = 0;
+        memcpy((int8_t *)group + place[k % GROUP], &value, sizeof value);
     }
     return k;
 }
@@ -38,16 +45,23 @@ static void gather(const kws_affine *op, const int8_t *input, int32_t y, int32_t
     const kws_window *w = &op->window;
     const int32_t top = y * w->stride_h - w->pad_top, left = x * w->stride_w - w->pad_left;
     const int32_t first = kws_first(left), last = kws_last(left, w->kernel_w, w->in_w);
-    int32_t i, k = 0;
-    for (i = top; i < top + w->kernel_h; i++) {
-        if (i < 0 || i >= w->in_h) {
-            k = append(column, k, 0, op->input_zero_point, w->kernel_w * w->in_c);
-        } else {
-            k = append(column, k, 0, op->input_zero_point, first * w->in_c);
-            k = append(column, k, input + (i * w->in_w + left + first) * w->in_c, 0, (last - first) * w->in_c);
-            k = append(column, k, 0, op->input_zero_point, (w->kernel_w - last) * w->in_c);
+    const int8_t zero = (int8_t)op->input_zero_point, zeros[GROUP] = {zero, zero, zero, zero};
+    const int32_t above = kws_first(top), end = kws_last(top, w->kernel_h, w->in_h), inside = (last - first) * w->in_c;
+    const int8_t *from = input + ((top + above) * w->in_w + left + first) * w->in_c;
+    uint32_t k = append(column, 0, zeros, 0, above * w->kernel_w * w->in_c);
+    int32_t i;
+    if (last - first == w->kernel_w && (w->kernel_w == w->in_w || end - above == 1)) { /* side by side */
+        k = append(column, k, from, 1, (end - above) * inside);
+    } else {
+        for (i = above; i < end; i++, from += w->in_w * w->in_c) {
+            if (first > 0)
+                k = append(column, k, zeros, 0, first * w->in_c);
+            k = append(column, k, from, 1, inside);
+            if (last < w->kernel_w)
+                k = append(column, k, zeros, 0, (w->kernel_w - last) * w->in_c);
         }
     }
+    append(column, k, zeros, 0, (w->kernel_h - end) * w->kernel_w * w->in_c);
 }
 
 static int32_t sum(const uint64_t *column, int32_t groups)
@@ -58,86 +72,93 @@ static int32_t sum(const uint64_t *column, int32_t groups)
     return acc;
 }
 
-/* The last n < 4 weights of a row, and zeros */
-static int32_t load_rest(const int8_t *from, int32_t n)
-{
-    int8_t four[GROUP] = {0, 0, 0, 0};
-    memcpy(four, from, (size_t)n);
-    return kws_load4(four);
-}
-
-/* The sums of two columns and two rows of weights: [column][row]. They are bounded in any order of adding. */
+/* Sums of three columns a, b, c and two rows of weights 0, 1. They are bounded in any order of adding. Members, not an
+ * array: the compiler keeps them in registers. */
 typedef struct {
-    int32_t of[2][2];
-} square;
+    int32_t a0, b0, c0, a1, b1, c1;
+} tile;
 
-/* Adds the products of one group. Written out because compilers keep more values at once than there are registers: here
- * the first column is loaded twice, and 17 instructions make 16 products. */
-static inline void multiply_group(square *sums, const uint64_t *x, int32_t word0, int32_t word1)
+/* One group, in 46 instructions for 48 products: row 0 with columns a, b, c, row 1 with c, which is there, b and a.
+ * Written out because compilers want to keep more values at once than there are registers. It takes 13 of 14. */
+#define WEIGHTS(row) "ldr %[odd], [%[" row "]], #4\n\tsxtb16 %[even], %[odd]\n\tsxtb16 %[odd], %[odd], ror #8\n\t"
+#define COLUMN(at) "ldrd %[x_even], %[x_odd], [%[x]" at "\n\t"
+#define ADD_HALF(sum, half) "smlad %[" sum "], %[" half "], %[x_" half "], %[" sum "]\n\t"
+#define ADD(sum) ADD_HALF(sum, "even") ADD_HALF(sum, "odd")
+#define MULTIPLY_GROUP                                                                               \
+    WEIGHTS("w0") COLUMN("]") ADD("a0") COLUMN(", #8]") ADD("b0") COLUMN(", #16]") ADD("c0")         \
+    WEIGHTS("w1") ADD("c1") COLUMN(", #8]") ADD("b1") COLUMN("], #24") ADD("a1")
+#define MULTIPLY(groups)                                                                             \
+    __asm__(groups                                                                                   \
+            : [a0] "+r"(a0), [b0] "+r"(b0), [c0] "+r"(c0), [a1] "+r"(a1), [b1] "+r"(b1),             \
+              [c1] "+r"(c1), [x] "+r"(x), [w0] "+r"(w0), [w1] "+r"(w1), [x_even] "=&r"(x_even),      \
+              [x_odd] "=&r"(x_odd), [even] "=&r"(even), [odd] "=&r"(odd)                             \
+            :                                                                                        \
+            : "memory")
+
+static inline tile multiply(tile sums, const uint64_t *x, const int8_t *w0, const int8_t *w1, int32_t size)
 {
-    int32_t even, odd, x_even, x_odd;
-    __asm__("sxtb16 %[even], %[word0]\n\t"
-            "sxtb16 %[odd], %[word0], ror #8\n\t"
-            "ldrd %[x_even], %[x_odd], [%[x]]\n\t"
-            "smlad %[s00], %[even], %[x_even], %[s00]\n\t"
-            "smlad %[s00], %[odd], %[x_odd], %[s00]\n\t"
-            "ldrd %[x_even], %[x_odd], [%[x], #8]\n\t"
-            "smlad %[s10], %[even], %[x_even], %[s10]\n\t"
-            "smlad %[s10], %[odd], %[x_odd], %[s10]\n\t"
-            "sxtb16 %[even], %[word1]\n\t"
-            "sxtb16 %[odd], %[word1], ror #8\n\t"
-            "smlad %[s11], %[even], %[x_even], %[s11]\n\t"
-            "smlad %[s11], %[odd], %[x_odd], %[s11]\n\t"
-            "ldrd %[x_even], %[x_odd], [%[x]]\n\t"
-            "smlad %[s01], %[even], %[x_even], %[s01]\n\t"
-            "smlad %[s01], %[odd], %[x_odd], %[s01]"
-            : [s00] "+r"(sums->of[0][0]), [s01] "+r"(sums->of[0][1]), [s10] "+r"(sums->of[1][0]),
-              [s11] "+r"(sums->of[1][1]), [even] "=&r"(even), [odd] "=&r"(odd), [x_even] "=&r"(x_even), [x_odd] "=&r"(x_odd)
-            : [x] "r"(x), [word0] "r"(word0), [word1] "r"(word1), "m"(x[0]), "m"(x[1]));
+    /* fixed registers: the compiler has no reason to move them between two groups */
+    register int32_t a0 __asm__("r4") = sums.a0, b0 __asm__("r5") = sums.b0, c0 __asm__("r6") = sums.c0;
+    register int32_t a1 __asm__("r8") = sums.a1, b1 __asm__("r10") = sums.b1, c1 __asm__("r11") = sums.c1;
+    int32_t n, even, odd, x_even, x_odd;
+    for (n = size / (2 * GROUP); n > 0; n--)
+        MULTIPLY(MULTIPLY_GROUP MULTIPLY_GROUP);
+    if (size & GROUP)
+        MULTIPLY(MULTIPLY_GROUP);
+    if (size % GROUP) { /* the last weights, and zeros */
+        int8_t rest0[GROUP] = {0, 0, 0, 0}, rest1[GROUP] = {0, 0, 0, 0};
+        memcpy(rest0, w0, (size_t)(size % GROUP));
+        memcpy(rest1, w1, (size_t)(size % GROUP));
+        w0 = rest0;
+        w1 = rest1;
+        MULTIPLY(MULTIPLY_GROUP);
+    }
+    sums.a0 = a0, sums.b0 = b0, sums.c0 = c0, sums.a1 = a1, sums.b1 = b1, sums.c1 = c1;
+    return sums;
 }
 
-/* All channels of two positions, two at a time; where their number is odd, the last of them twice. */
-static void two_positions(const kws_affine *op, const uint64_t *columns, int32_t size, int8_t *out0, int8_t *out1, int fast)
+/* All channels of three positions, two at a time; where their number is odd, the last of them twice. */
+static void three_positions(
+    const kws_affine *op, const uint64_t *columns, int32_t size, int8_t *const out[COLUMNS], int fast)
 {
-    const int32_t channels = op->window.out_c, groups = size / GROUP, rest = size % GROUP;
-    const int32_t zw = op->weight_zero_point;
-    const int32_t offset0 = zw ? zw * sum(columns, groups_of(size)) : 0;
-    const int32_t offset1 = zw ? zw * sum(columns + 1, groups_of(size)) : 0;
-    const int8_t *w0, *w1 = op->weight;
-    int32_t c;
-    for (c = 0; c < channels; c += 2) {
-        const int32_t c1 = c + 1 < channels ? c + 1 : c;
-        const uint64_t *x = columns;
-        int32_t n;
-        square sums;
-        w0 = w1;
-        w1 += c1 == c ? 0 : size;
-        sums.of[0][0] = op->bias[c] - offset0;
-        sums.of[0][1] = op->bias[c1] - offset0;
-        sums.of[1][0] = op->bias[c] - offset1;
-        sums.of[1][1] = op->bias[c1] - offset1;
-        for (n = groups; n > 0; n--, x += COLUMNS, w0 += GROUP, w1 += GROUP)
-            multiply_group(&sums, x, kws_load4(w0), kws_load4(w1));
-        if (rest) {
-            multiply_group(&sums, x, load_rest(w0, rest), load_rest(w1, rest));
-            w1 += rest;
-        }
+    /* copies, which writing to the output cannot change */
+    const int32_t *bias = op->bias, *multiplier = op->requant.multiplier;
+    const int8_t *shift = op->requant.shift;
+    const int32_t mask = op->requant.per_channel ? -1 : 0, odd = 2 * op->requant.zero_point + 1;
+    const int8_t *weight = op->weight;
+    const int32_t channels = op->window.out_c, zw = op->weight_zero_point;
+    int8_t *const out_a = out[0], *const out_b = out[1], *const out_c = out[2];
+    const int32_t offset_a = zw ? zw * sum(columns, groups_of(size)) : 0;
+    const int32_t offset_b = zw ? zw * sum(columns + 1, groups_of(size)) : 0;
+    const int32_t offset_c = zw ? zw * sum(columns + 2, groups_of(size)) : 0;
+    int32_t i;
+    for (i = 0; i < channels; i += 2) {
+        const int32_t j = i + 1 < channels ? i + 1 : i;
+        tile sums;
+        sums.a0 = bias[i] - offset_a, sums.b0 = bias[i] - offset_b, sums.c0 = bias[i] - offset_c;
+        sums.a1 = bias[j] - offset_a, sums.b1 = bias[j] - offset_b, sums.c1 = bias[j] - offset_c;
+        sums = multiply(sums, columns, weight + i * size, weight + j * size, size);
         if (fast) {
-            const kws_fast_requant r0 = kws_fast_requant_of(&op->requant, c);
-            const kws_fast_requant r1 = kws_fast_requant_of(&op->requant, c1);
-            const int8_t y00 = kws_fast_requantize(r0, sums.of[0][0]), y01 = kws_fast_requantize(r1, sums.of[0][1]);
-            const int8_t y10 = kws_fast_requantize(r0, sums.of[1][0]), y11 = kws_fast_requantize(r1, sums.of[1][1]);
-            out0[c] = y00, out0[c1] = y01, out1[c] = y10, out1[c1] = y11;
+            const kws_fast_requant r0 = kws_fast_requant_of(multiplier[i & mask], shift[i & mask], odd);
+            const kws_fast_requant r1 = kws_fast_requant_of(multiplier[j & mask], shift[j & mask], odd);
+            out_a[i] = kws_fast_requantize(r0, sums.a0);
+            out_b[i] = kws_fast_requantize(r0, sums.b0);
+            out_c[i] = kws_fast_requantize(r0, sums.c0);
+            out_a[j] = kws_fast_requantize(r1, sums.a1);
+            out_b[j] = kws_fast_requantize(r1, sums.b1);
+            out_c[j] = kws_fast_requantize(r1, sums.c1);
         } else {
-            out0[c] = kws_requantize(&op->requant, c, sums.of[0][0]);
-            out0[c1] = kws_requantize(&op->requant, c1, sums.of[0][1]);
-            out1[c] = kws_requantize(&op->requant, c, sums.of[1][0]);
-            out1[c1] = kws_requantize(&op->requant, c1, sums.of[1][1]);
+            out_a[i] = kws_any_requantize(&op->requant, i, sums.a0);
+            out_b[i] = kws_any_requantize(&op->requant, i, sums.b0);
+            out_c[i] = kws_any_requantize(&op->requant, i, sums.c0);
+            out_a[j] = kws_any_requantize(&op->requant, j, sums.a1);
+            out_b[j] = kws_any_requantize(&op->requant, j, sums.b1);
+            out_c[j] = kws_any_requantize(&op->requant, j, sums.c1);
         }
     }
 }
 
-/* Two positions at a time; where their number is odd, the last of them twice. */
+/* Three positions at a time; of those past the last, the last once more. */
 void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
 {
     const kws_affine *op = (const kws_affine *)op_;
@@ -145,13 +166,16 @@ void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8
     const int32_t size = w->kernel_h * w->kernel_w * w->in_c, positions = w->out_h * w->out_w;
     const int fast = kws_is_fast(&op->requant, w->out_c);
     uint64_t *columns = (uint64_t *)scratch;
-    int32_t p;
+    int32_t position, i;
     (void)input2;
-    for (p = 0; p < positions; p += 2) {
-        const int32_t q = p + 1 < positions ? p + 1 : p;
-        gather(op, input, p / w->out_w, p % w->out_w, columns);
-        gather(op, input, q / w->out_w, q % w->out_w, columns + 1);
-        two_positions(op, columns, size, output + p * w->out_c, output + q * w->out_c, fast);
+    for (position = 0; position < positions; position += COLUMNS) {
+        int8_t *out[COLUMNS];
+        for (i = 0; i < COLUMNS; i++) {
+            const int32_t p = position + i < positions ? position + i : positions - 1;
+            gather(op, input, p / w->out_w, p % w->out_w, columns + i);
+            out[i] = output + p * w->out_c;
+        }
+        three_positions(op, columns, size, out, fast);
     }
     if (fast)
         kws_clamp_all(&op->requant, output, positions * w->out_c);
@@ -195,115 +219,6 @@ static int32_t sum(const int8_t *a, int32_t n)
     return acc;
 }
 
-#ifdef KWS_ARM_DSP
-
-/* Two outputs of two channels: [position][channel] */
-typedef struct {
-    int32_t acc[2][2];
-} square;
-
-/* n int8 as int16: of every four, 0 and 2, then 1 and 3, as kws_even and kws_odd give the weights; the rest in order.
- * `from` may be the second half of `to`: a group is read before it is written. */
-static void expand(const int8_t *from, int16_t *to, int32_t n)
-{
-    for (; n >= 4; n -= 4, from += 4, to += 4) {
-        const int32_t word = kws_load4(from);
-        kws_store_pair(to, kws_even(word));
-        kws_store_pair(to + 2, kws_odd(word));
-    }
-    for (; n > 0; n--)
-        *to++ = *from++;
-}
-
-/* Adds the products of two columns and two rows of weights. Sums are bounded in any order (Graph.check). */
-static inline square dot2x2(square sums, const int16_t *x0, const int16_t *x1, const int8_t *w0, const int8_t *w1, int32_t n)
-{
-    int32_t a = sums.acc[0][0], b = sums.acc[0][1], c = sums.acc[1][0], d = sums.acc[1][1];
-    const int8_t *end = w0 + (n & ~3);
-    while (w0 < end) {
-        const int32_t word0 = kws_load4(w0), word1 = kws_load4(w1);
-        const int32_t even0 = kws_even(word0), odd0 = kws_odd(word0), even1 = kws_even(word1), odd1 = kws_odd(word1);
-        const int32_t x0_even = kws_load_pair(x0), x0_odd = kws_load_pair(x0 + 2);
-        const int32_t x1_even = kws_load_pair(x1), x1_odd = kws_load_pair(x1 + 2);
-        a = __smlad(even0, x0_even, a);
-        b = __smlad(even1, x0_even, b);
-        c = __smlad(even0, x1_even, c);
-        d = __smlad(even1, x1_even, d);
-        a = __smlad(odd0, x0_odd, a);
-        b = __smlad(odd1, x0_odd, b);
-        c = __smlad(odd0, x1_odd, c);
-        d = __smlad(odd1, x1_odd, d);
-        w0 += 4, w1 += 4, x0 += 4, x1 += 4;
-    }
-    for (end += n & 3; w0 < end; w0++, w1++, x0++, x1++) {
-        a += *w0 * *x0;
-        b += *w1 * *x0;
-        c += *w0 * *x1;
-        d += *w1 * *x1;
-    }
-    sums.acc[0][0] = a, sums.acc[0][1] = b, sums.acc[1][0] = c, sums.acc[1][1] = d;
-    return sums;
-}
-
-/* Outputs two by two positions and channels; where their number is odd, the last of them twice. */
-void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
-{
-    const kws_affine *op = (const kws_affine *)op_;
-    const kws_window *w = &op->window;
-    const int32_t size = w->kernel_h * w->kernel_w * w->in_c, positions = w->out_h * w->out_w;
-    const int fast = kws_is_fast(&op->requant, w->out_c);
-    int16_t *columns[2];
-    int32_t position, c, i;
-    (void)input2;
-    columns[0] = (int16_t *)scratch;
-    columns[1] = columns[0] + (size + 3) / 4 * 4;
-    for (position = 0; position < positions; position += 2) {
-        int8_t *out[2];
-        int32_t offset[2];
-        for (i = 0; i < 2; i++) {
-            const int32_t p = position + i < positions ? position + i : position;
-            const int8_t *column = column_of(op, input, p / w->out_w, p % w->out_w, (int8_t *)columns[i] + size);
-            offset[i] = op->weight_zero_point ? op->weight_zero_point * sum(column, size) : 0;
-            expand(column, columns[i], size);
-            out[i] = output + p * w->out_c;
-        }
-        for (c = 0; c < w->out_c; c += 2) {
-            const int32_t c1 = c + 1 < w->out_c ? c + 1 : c;
-            square sums;
-            sums.acc[0][0] = op->bias[c] - offset[0];
-            sums.acc[0][1] = op->bias[c1] - offset[0];
-            sums.acc[1][0] = op->bias[c] - offset[1];
-            sums.acc[1][1] = op->bias[c1] - offset[1];
-            sums = dot2x2(sums, columns[0], columns[1], op->weight + c * size, op->weight + c1 * size, size);
-            if (fast) {
-                const kws_fast_requant r0 = kws_fast_requant_of(&op->requant, c);
-                const kws_fast_requant r1 = kws_fast_requant_of(&op->requant, c1);
-                out[0][c] = kws_fast_requantize(r0, sums.acc[0][0]);
-                out[1][c] = kws_fast_requantize(r0, sums.acc[1][0]);
-                out[0][c1] = kws_fast_requantize(r1, sums.acc[0][1]);
-                out[1][c1] = kws_fast_requantize(r1, sums.acc[1][1]);
-            } else {
-                out[0][c] = kws_requantize(&op->requant, c, sums.acc[0][0]);
-                out[1][c] = kws_requantize(&op->requant, c, sums.acc[1][0]);
-                out[0][c1] = kws_requantize(&op->requant, c1, sums.acc[0][1]);
-                out[1][c1] = kws_requantize(&op->requant, c1, sums.acc[1][1]);
-            }
-        }
-    }
-    if (fast)
-        kws_clamp_all(&op->requant, output, positions * w->out_c);
-}
-
-#else
-
-static int32_t dot(int32_t acc, const int8_t *a, const int8_t *b, int32_t n)
-{
-    int32_t i;
-    for (i = 0; i < n; i++)
-        acc = kws_sum(acc, a[i] * b[i]);
-    return acc;
-}
-
 void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
 {
     const kws_affine *op = (const kws_affine *)op_;
@@ -316,13 +231,11 @@ void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8
             const int8_t *column = column_of(op, input, y, x, (int8_t *)scratch);
             const int32_t offset = op->weight_zero_point ? op->weight_zero_point * sum(column, size) : 0;
             for (c = 0; c < w->out_c; c++) {
-                const int32_t acc = dot(kws_sum(op->bias[c], -offset), column, op->weight + c * size, size);
+                const int32_t acc = kws_dot(kws_sum(op->bias[c], -offset), column, op->weight + c * size, size);
                 *output++ = kws_requantize(&op->requant, c, acc);
             }
         }
     }
 }
-
-#endif
 
 #endif

@@ -36,13 +36,13 @@ def export(graph: Graph, frontend: FrontendConfig, labels: Sequence[str], *, nam
     writer.section("Labels, in the order of the outputs")
     writer.macro("N_LABELS", len(labels))
     writer.line(f"static const char *const {name}_labels[{len(labels)}] = {{")
-    writer.values(_c_string(label) for label in labels)
+    writer.values(c_string(label) for label in labels)
     writer.line("};")
     _write_frontend(writer, frontend)
     writer.section(f"Network: every requantization rounds by the rule '{graph.rounding}'")
     for role, tensor in (("INPUT", graph.tensors[graph.input]), ("OUTPUT", graph.tensors[graph.output])):
         writer.macro(f"{role}_SHAPE", _initializer(tensor.shape))
-        writer.macro(f"{role}_SCALE", _c_float(tensor.params.scale))
+        writer.macro(f"{role}_SCALE", c_float(tensor.params.scale))
         writer.macro(f"{role}_ZERO_POINT", tensor.zero_point)
     for op in graph.ops:
         _write_op(writer, graph, op)
@@ -70,7 +70,7 @@ class _Writer:
         """One flat array in C order."""
         flat = values.ravel()
         self.line(f"static const {_TYPES[str(values.dtype)]} {self._name}_{suffix}[{flat.size}] = {{")
-        self.values(_c_float(v) if values.dtype.kind == "f" else str(int(v)) for v in flat)
+        self.values(c_float(v) if values.dtype.kind == "f" else str(int(v)) for v in flat)
         self.line("};")
 
     def values(self, values: Iterable[str]) -> None:
@@ -109,7 +109,7 @@ def _write_frontend(writer: _Writer, frontend: FrontendConfig) -> None:
     writer.section("Front-end: lengths in samples, frequencies in Hz")
     for field in fields(frontend):
         value = getattr(frontend, field.name)
-        text = _c_string(value) if isinstance(value, str) else _c_float(value) if isinstance(value, float) else value
+        text = c_string(value) if isinstance(value, str) else c_float(value) if isinstance(value, float) else value
         writer.macro(field.name.upper(), text)
     writer.macro("N_FRAMES", frontend.n_frames)
     writer.array("window", tables.window(frontend).astype(np.float32))
@@ -161,13 +161,13 @@ def _initializer(value: Any) -> str:
     return f"{{{', '.join(map(_initializer, value))}}}" if isinstance(value, tuple) else str(int(value))
 
 
-def _c_float(value: float) -> str:
+def c_float(value: float) -> str:
     """The float32 literal that reads back as the same float32."""
     text = f"{np.float32(value):.9g}"
     return f"{text}f" if any(c in text for c in ".e") else f"{text}.0f"
 
 
-def _c_string(text: str) -> str:
+def c_string(text: str) -> str:
     """A string literal in UTF-8; what is not plain ASCII, and what C would read otherwise, in octal."""
     plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_- "
     return '"' + "".join(chr(b) if chr(b) in plain else f"\\{b:03o}" for b in text.encode()) + '"'

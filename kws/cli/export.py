@@ -4,26 +4,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kws.cli.common import PATH, ROUNDING_RULES, load_model, model_option
 
+if TYPE_CHECKING:
+    from deploy.graph import Graph
+    from kws.model import Model
+
 
 @click.command()
 @model_option
-@click.option("--to", type=click.Choice(["c-array"]), required=True, help="c-array: a C header with all numbers.")
-@click.option("--out", type=PATH, required=True, help="The file to write.")
+@click.option(
+    "--to",
+    type=click.Choice(["c", "c-array"]),
+    required=True,
+    help="c: a folder of C99 that runs the model; c-array: a C header with all numbers.",
+)
+@click.option("--out", type=PATH, required=True, help="The file to write; of c, the folder.")
+@click.option("--name", help="What C names begin with.  [default: the model's name; kws_model for c-array]")
 @click.option(
     "--rounding", type=click.Choice(ROUNDING_RULES), help="Export under this rounding rule instead of the model's own."
 )
-def export(model: str, to: str, out: Path, rounding: str | None) -> None:
+def export(model: str, to: str, out: Path, name: str | None, rounding: str | None) -> None:
     """Write a model in another format.
 
     --rounding keeps every integer of the model and changes how results are rounded, so results change a little.
     """
-    from deploy.export import c_array
-
     loaded = load_model(model)
     graph = loaded.graph
     if rounding and rounding != graph.rounding:
@@ -33,5 +42,24 @@ def export(model: str, to: str, out: Path, rounding: str | None) -> None:
         )
         graph = graph.with_rounding(rounding)
         graph.check()
-    out.write_text(c_array.export(graph, loaded.frontend, loaded.labels), encoding="utf-8")
+    {"c": _c, "c-array": _c_array}[to](loaded, graph, model, out, name)
     click.echo(f"wrote {out}")
+
+
+def _c(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
+    from deploy.export import c
+    from kws.model import RUN_FILE, resolve
+
+    file = resolve(model).resolve()
+    name = name or c.prefix_of(file.parent.name if file.name == RUN_FILE else file.stem)
+    sizes = c.export(graph, loaded.frontend, loaded.labels, out, name=name, provenance=loaded.provenance)
+    click.echo(
+        f"{sizes.weight_bytes:,} bytes of weights, {sizes.table_bytes:,} of tables, {sizes.arena_size:,} of activations"
+    )
+
+
+def _c_array(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
+    from deploy.export import c_array
+
+    text = c_array.export(graph, loaded.frontend, loaded.labels, name=name or "kws_model")
+    out.write_text(text, encoding="utf-8")

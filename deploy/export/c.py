@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model as a folder of C99 that compiles as it stands: its numbers as constants, and the runtime that it needs.
+
+The folder is also an Arduino library, an ESP-IDF component, a Zephyr module and a CMake project with a self-test. Its
+files are the templates in ``c_folder/`` and those of ``deploy/c`` that the network's kernels need, renamed from `kws_`
+to the model's prefix, so that two models link into one program.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy import reference
+from deploy.arena import ALIGNMENT
+from deploy.export.c_array import c_float, c_string
+from deploy.graph import Graph
+from deploy.program import ROUNDING, Fields, Program, Step, compile_graph
+from features.config import FrontendConfig
+from kws.errors import UsageError
+
+MANIFEST = "kws_export.json"
+"""Lists the files of an export: what holds nothing else may be replaced by a new one."""
+
+_RUNTIME = Path(__file__).parents[1] / "c"
+_TEMPLATES = Path(__file__).parent / "c_folder"
+_LINE = 110
+_N_RANDOM = 4  # golden inputs
+# A prefix.h of these names would be found in the place of the compiler's own.
+_TAKEN = frozenset(
+    ("arduino", "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale",
+     "malloc", "math", "memory", "sched", "setjmp", "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef",
+     "stdint", "stdio", "stdlib", "stdnoreturn", "string", "strings", "tgmath", "threads", "time", "uchar", "unistd",
+     "wchar", "wctype")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of constants, and of memory. `table_bytes` are biases, multipliers and shifts; equal arrays count once."""
+
+    weight_bytes: int
+    table_bytes: int
+    arena_size: int
+    scratch_portable: int
+    scratch_dsp: int
+
+
+def export(
+    graph: Graph,
+    frontend: FrontendConfig,
+    labels: Sequence[str],
+    folder: Path,
+    *,
+    name: str = "kws_model",
+    provenance: Mapping[str, Any] | None = None,
+) -> Sizes:
+    """Write the folder at once or not at all; `name` begins every C name and file name.
+
+    UsageError when `name` cannot do that, when `folder` holds anything but an earlier export, and for a rounding rule
+    that C does not compute.
+    """
+    _check_name(name)
+    if graph.rounding not in ROUNDING:
+        what = f"rounding '{graph.rounding}' is not one of {', '.join(ROUNDING)}, those of the C runtime"
+        raise UsageError(what, hint=f"export with --rounding {' or '.join(ROUNDING)}")
+    program = compile_graph(graph)
+    if len(labels) != program.output_size:
+        raise UsageError(f"{len(labels)} labels do not fit {program.output_size} outputs")
+    folder = folder.resolve()
+    _check_folder(folder)
+    files, sizes = _files(graph, program, frontend, labels, name, provenance or {})
+    manifest = {"made_by": "kws export --to c", "name": name, "files": sorted(files)}
+    files[MANIFEST] = json.dumps(manifest, indent=2) + "\n"
+    _write(folder, files)
+    return sizes
+
+
+def sizes_of(program: Program) -> Sizes:
+    """What the export of a program would cost."""
+    tables = _Tables("")
+    for index, step in enumerate(program.steps):
+        tables.step(index, step)
+    return _sizes(program, tables)
+
+
+def prefix_of(name: str) -> str:
+    """The prefix for a model of this name: in lower case, all but letters and digits as underscores."""
+    prefix = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:32].strip("_")
+    return prefix if re.match(r"[a-z]", prefix) and prefix not in _TAKEN else f"kws_{prefix or 'model'}"[:32].strip("_")
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > 32:
+        hint = "at most 32 lower-case letters, digits and single underscores, a letter first"
+        raise UsageError(f"{name!r} cannot begin C names", hint=hint)
+    if name in _TAKEN:
+        raise UsageError(f"'{name}' cannot begin C names: {name}.h is a header of others", hint=f"'{name}_kws' can")
+
+
+def _check_folder(folder: Path) -> None:
+    """UsageError unless the folder is missing, empty, or holds an earlier export and nothing else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError("is a file, the export is a folder", where=folder)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if not found:
+        return
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        foreign = sorted(found - {MANIFEST, *listed})
+    except (OSError, ValueError, TypeError, LookupError):
+        raise UsageError("is not empty and no earlier export", where=folder, hint="name a new folder") from None
+    if foreign:
+        raise UsageError(f"holds {foreign[0]!r}, which no export wrote", where=folder, hint="name a new folder")
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Into a sibling that then takes the folder's name; an interruption leaves everything as it was."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        for path, text in files.items():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            (new / path).write_text(text, encoding="utf-8", newline="\n")
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)
+            raise
+
+
+def _files(
+    graph: Graph, program: Program, frontend: FrontendConfig, labels: Sequence[str], name: str, provenance: Any
+) -> tuple[dict[str, str], Sizes]:
+    """Text by path, without the manifest, and what it costs."""
+    tables = _Tables(f"{name}_nn_")
+    steps = [tables.step(index, step) for index, step in enumerate(program.steps)]
+    sizes = _sizes(program, tables)
+    runtime = {f"src/{_rename(path, name)}": _rename(text, name) for path, text in _runtime(program).items()}
+    source, target = graph.tensors[graph.input], graph.tensors[graph.output]
+    height, width, channels = (*source.shape, 1, 1)[:3]
+    golden = reference.run(graph, golden_inputs(program.input_size).reshape(-1, *source.shape)).reshape(-1, len(labels))
+    values = {
+        "name": name, "NAME": name.upper(), "version": metadata.version("integer-kws"), "rounding": graph.rounding,
+        "input_height": height, "input_width": width, "input_channels": channels, "input_size": program.input_size,
+        "input_shape": " x ".join(map(str, source.shape)),
+        "input_scale": c_float(source.params.scale), "input_scale_number": f"{source.params.scale:.9g}",
+        "output_scale": c_float(target.params.scale), "output_scale_number": f"{target.params.scale:.9g}",
+        "input_zero_point": source.zero_point, "output_zero_point": target.zero_point,
+        "n_labels": len(labels), "labels": _rows(c_string(label) for label in labels),
+        "label_list": ", ".join(f"`{label}`" for label in labels),
+        "tables": tables.text(), "steps": "\n".join(steps),
+        "network": _designated({"steps": "steps", "n_steps": len(steps), **_network(program)}, "    "),
+        "cmake_sources": "\n".join(f"    {p}" for p in sorted({*runtime, f"src/{name}.c"}) if p.endswith(".c")),
+        "n_golden": len(golden), "last_random": _N_RANDOM - 1,
+        "golden": "\n".join(f"    {{\n{_rows(map(str, row), '        ')}\n    }}," for row in golden.tolist()),
+        "alignment_slack": ALIGNMENT - 1, "column": program.column, "macs": f"{graph.check().macs:,}",
+        "layers": ", ".join(f"{op.name} ({op.kind})" for op in graph.ops),
+        "frontend": json.dumps(frontend.to_dict(), indent=2), "provenance": json.dumps(provenance, indent=2),
+        **{size.name: getattr(sizes, size.name) for size in fields(sizes)},
+    }  # fmt: skip
+    templates = {path.relative_to(_TEMPLATES).as_posix(): path for path in _TEMPLATES.rglob("*") if path.is_file()}
+    filled = {_fill(path, values): _fill(file.read_text("utf-8"), values) for path, file in templates.items()}
+    return runtime | filled, sizes
+
+
+def _sizes(program: Program, tables: _Tables) -> Sizes:
+    return Sizes(
+        weight_bytes=tables.bytes_of("weight"),
+        table_bytes=tables.bytes_of("bias", "multiplier", "shift"),
+        arena_size=_aligned(program.arena_size),
+        scratch_portable=_aligned(program.column),
+        scratch_dsp=_aligned(6 * (-(-program.column // 4) * 4)),
+    )
+
+
+def _network(program: Program) -> dict[str, int]:
+    names = ("input", "input_size", "output", "output_size", "arena_size", "column")
+    return {name: getattr(program, name) for name in names}
+
+
+def golden_inputs(size: int) -> NDArray[np.int8]:
+    """The inputs (N, size) of selftest.c: pseudo-random ones, one such of the type's ends alone, all -128, all 127."""
+    inputs = np.empty((_N_RANDOM + 3, size), np.int8)
+    for number in range(_N_RANDOM + 1):
+        x = number
+        for i in range(size):
+            x = (x * 1664525 + 1013904223) % 2**32
+            inputs[number, i] = (x >> 24) - 128
+    inputs[_N_RANDOM] = np.where(inputs[_N_RANDOM] < 0, -128, 127)
+    inputs[_N_RANDOM + 1], inputs[_N_RANDOM + 2] = -128, 127
+    return inputs
+
+
+def _runtime(program: Program) -> dict[str, str]:
+    """The files of deploy/c that the program's kernels need, by name: theirs, the walker, and what these include."""
+    waiting = ["kws_network.c", *(f"{step.kernel}.c" for step in program.steps)]
+    found: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = (_RUNTIME / name).read_text(encoding="utf-8")
+            waiting += re.findall(r'#include "(.+)"', found[name])
+    return found
+
+
+def _rename(text: str, name: str) -> str:
+    """kws_nn.h -> NAME_nn.h, kws_x -> NAME_nn_x: the model's own names are NAME_x."""
+    text = re.sub(r"\bkws_(nn\b|nn_)?", lambda match: f"{name}_{match[1] or 'nn_'}", text)
+    return re.sub(r"\bKWS_(NN_)?", f"{name.upper()}_NN_", text)
+
+
+def _fill(template: str, values: Mapping[str, object]) -> str:
+    return re.sub(r"@(\w+)@", lambda match: str(values[match[1]]), template)
+
+
+@dataclass(slots=True)
+class _Tables:
+    """The constants that steps point to; arrays of equal values are one."""
+
+    prefix: str
+    _names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    _bytes: dict[str, int] = field(default_factory=dict)
+    _lines: list[str] = field(default_factory=list)
+
+    def step(self, index: int, step: Step) -> str:
+        """Adds the step's structure and arrays; returns its line in the table of steps."""
+        members = self._members(step.fields, index)
+        self._lines += [
+            f"/* {step.name} */",
+            f"static const {self.prefix}{step.struct.removeprefix('kws_')} op_{index} = {{",
+            _designated(members, "    "),
+            "};\n",
+        ]
+        kernel = self.prefix + step.kernel.removeprefix("kws_")
+        return f"    {{{kernel}, &op_{index}, {step.inputs[0]}, {step.inputs[-1]}, {step.output}}},"
+
+    def bytes_of(self, *roles: str) -> int:
+        return sum(self._bytes.get(role, 0) for role in roles)
+
+    def text(self) -> str:
+        return "\n".join(self._lines)
+
+    def _members(self, values: Fields, index: int) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        for role, value in values.items():
+            if isinstance(value, Mapping):
+                members[role] = self._members(value, index)
+            else:
+                members[role] = self._array(role, index, value) if isinstance(value, np.ndarray) else value
+        return members
+
+    def _array(self, role: str, index: int, values: NDArray[Any]) -> str:
+        """The name of the array, which is written unless it is there."""
+        key = str(values.dtype), values.tobytes()
+        if key not in self._names:
+            self._names[key] = f"{role}_{index}"
+            self._bytes[role] = self._bytes.get(role, 0) + values.nbytes
+            self._lines += [
+                f"/* {' x '.join(map(str, values.shape))} */",
+                f"static const {values.dtype}_t {role}_{index}[{values.size}] = {{",
+                _rows(map(str, values.ravel().tolist())),
+                "};",
+            ]
+        return self._names[key]
+
+
+def _designated(members: Mapping[str, Any], indent: str) -> str:
+    """One line a member."""
+    return "\n".join(f"{indent}.{name} = {_initializer(value)}," for name, value in members.items())
+
+
+def _initializer(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f".{name} = {_initializer(inner)}" for name, inner in value.items()) + "}"
+    return f"{{{', '.join(map(str, value))}}}" if isinstance(value, tuple) else str(value)
+
+
+def _rows(values: Iterable[str], indent: str = "    ") -> str:
+    """Comma-separated, wrapped."""
+    lines = [indent]
+    for value in values:
+        if len(lines[-1]) + len(value) > _LINE:
+            lines.append(indent)
+        lines[-1] += f"{value}, "
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

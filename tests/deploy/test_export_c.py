@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exported folder compiles as it stands, computes NumPy's bits, and is written whole or not at all.
+
+What clang and microcontrollers make of it is `make test-mcu`.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kws
+from deploy import reference
+from deploy.export.c import export, prefix_of
+from deploy.graph import Graph
+from features.config import PRESETS
+from kws.errors import UsageError
+
+GCC = ["gcc", "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror", "-fno-pie", "-Isrc"]
+LABELS = ("yes", "what??!", 'quo"te\\', "grün", "_silence_")
+RULES = ("single", "tflm")
+
+
+def run(*command: object, cwd: Path, given: bytes = b"") -> str:
+    """What the command prints; a failure shows it."""
+    done = subprocess.run([str(part) for part in command], cwd=cwd, input=given, capture_output=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout.decode()}{done.stderr.decode()}"
+    return done.stdout.decode()
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted((folder / "src").glob("*.c"))
+
+
+def compiled(folder: Path, main: str, *options: str) -> Path:
+    """The program of `main` and the library of the folder it lies in."""
+    run(*GCC, *options, *sources(folder), main, "-no-pie", "-o", folder / "program", cwd=folder)
+    return folder / "program"
+
+
+@pytest.fixture(scope="module", params=RULES)
+def rule(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory, rule: str) -> Path:
+    """The model that ships, exported."""
+    model, folder = kws.load("commands"), tmp_path_factory.mktemp("export") / "commands"
+    graph = model.graph.with_rounding(rule)
+    export(graph, model.frontend, model.labels, folder, name="commands", provenance=model.provenance)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory, every_op: Callable[[str], Graph], rule: str) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "every"
+    export(every_op(rule), PRESETS["mfb40"], LABELS, folder, name="every_op")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-O2",), ("-O0",), ("-Os",), ("-O2", "-DCOMMANDS_NN_CHECKED", "-DEVERY_OP_NN_CHECKED"),
+        ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_self_test_passes(commands: Path, every: Path, options: tuple[str, ...]) -> None:
+    for folder, outputs in ((commands, 7 * 12), (every, 7 * 5)):
+        printed = run(compiled(folder, "selftest/selftest.c", *options), cwd=folder)
+        assert re.fullmatch(rf"PASS: \w+, 0 of {outputs} outputs differ\n", printed)
+
+
+def test_the_self_test_fails_where_a_bit_differs(every: Path, tmp_path: Path) -> None:
+    text = (every / "selftest" / "selftest.c").read_text()
+    changed = re.sub(r"(expected.* = \{\n    \{\n        )(-?\d+)", lambda m: f"{m[1]}{int(m[2]) ^ 1}", text)
+    assert changed != text
+    (tmp_path / "selftest.c").write_text(changed)
+    done = subprocess.run(compiled(every, str(tmp_path / "selftest.c")), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0].startswith("input 0, output 0: ")
+    assert done.stdout.splitlines()[1] == "FAIL: every_op, 1 of 35 outputs differ"
+
+
+def test_the_example_runs_any_input(every: Path, every_op: Callable[[str], Graph], rule: str) -> None:
+    graph = every_op(rule)
+    x = np.random.default_rng(5).integers(-128, 128, (60, *graph.input_shape)).astype(np.int8)
+    program = compiled(every, "examples/main.c", "-O2")
+    rows = [line.rsplit(" ", 5) for line in run(program, cwd=every, given=x.tobytes()).splitlines()]
+    expected = reference.run(graph, x)
+    np.testing.assert_array_equal(np.array([row[1:] for row in rows], int), expected)
+    assert [row[0] for row in rows] == [LABELS[i] for i in expected.argmax(axis=1)]
+    cut = subprocess.run(program, input=x.tobytes()[:-1], capture_output=True, text=False)
+    assert (cut.returncode, cut.stderr) == (1, b"the last input is short: 119 of 120 bytes\n")
+
+
+def test_two_models_link_into_one_program(commands: Path, every: Path, tmp_path: Path) -> None:
+    """Both self-tests in one program, each `main` under a name of its own."""
+    objects = []
+    for name, folder in (("commands", commands), ("every_op", every)):
+        for source in (*sources(folder), folder / "selftest" / "selftest.c"):
+            target = tmp_path / f"{name}-{source.stem}.o"
+            run(*GCC, "-O2", f"-Dmain={name}_main", "-c", source, "-o", target, cwd=folder)
+            objects.append(target)
+    (tmp_path / "main.c").write_text(
+        "int commands_main(void);\nint every_op_main(void);\n"
+        "int main(void) { return commands_main() + every_op_main(); }\n"
+    )
+    run(*GCC, "main.c", *objects, "-no-pie", "-o", "both", cwd=tmp_path)
+    assert re.findall("PASS: (.+), 0 of", run(tmp_path / "both", cwd=tmp_path)) == ["commands", "every_op"]
+
+
+def test_no_heap_no_floating_point_no_state(commands: Path, every: Path, tmp_path: Path) -> None:
+    for folder, name in ((commands, "commands"), (every, "every_op")):
+        for source in sources(folder):
+            text = run(*GCC, "-E", "-P", source, cwd=folder)
+            assert not re.search(r"\b(float|double|_Complex)\b", text)
+            run(*GCC, "-O2", "-c", source, "-o", tmp_path / "one.o", cwd=folder)
+            for kind, symbol in re.findall(r" (\w) (\w+)$", run("nm", "one.o", cwd=tmp_path), re.M):
+                assert kind in "Ttr" or (kind == "R" and symbol == f"{name}_labels") or kind == "U", (kind, symbol)
+                if kind in "TR":
+                    assert symbol.startswith(f"{name}_")
+                if kind == "U":
+                    assert symbol.startswith(f"{name}_") or symbol in ("memcpy", "memmove", "memset")
+
+
+def test_only_what_the_model_needs(commands: Path) -> None:
+    names = {path.name.removeprefix("commands_nn_") for path in sources(commands)}
+    assert names == {"commands.c", "add.c", "average_pool.c", "conv2d.c", "network.c"}
+    assert not re.search(r"\bkws_|\bKWS_", "".join(path.read_text() for path in (commands / "src").iterdir()))
+
+
+def test_equal_tables_are_written_once(every_op: Callable[[str], Graph], tmp_path: Path) -> None:
+    graph = every_op("single")
+    sizes = export(graph, PRESETS["mfb40"], LABELS, tmp_path / "out", name="m")
+    text = (tmp_path / "out" / "src" / "m.c").read_text()
+    arrays = re.findall(r"static const int(8|32)_t (\w+)_\d+\[\d+\] = \{\n([^}]*)\n\};", text)
+    assert len({(bits, values) for bits, _, values in arrays}) == len(arrays)
+    found = {"weight": 0, "bias": 0, "multiplier": 0, "shift": 0}
+    for bits, role, values in arrays:
+        found[role] += int(bits) // 8 * values.count(",")
+    weights = sum(t.size for t in graph.tensors.values() if t.data is not None and t.dtype == "int8")
+    assert sizes.weight_bytes == found.pop("weight") == weights
+    assert sizes.table_bytes == sum(found.values())
+
+
+def test_cmake_builds_and_tests_it(commands: Path) -> None:
+    run("cmake", "-S", ".", "-B", "build", "-DCMAKE_C_FLAGS=-Wall -Wextra -Werror", cwd=commands)
+    run("cmake", "--build", "build", cwd=commands)
+    assert "100% tests passed, 0 tests failed out of 1" in run("ctest", "--test-dir", "build", cwd=commands)
+
+
+def test_the_header_serves_cplusplus(every: Path) -> None:
+    """The Arduino sketch, with what it takes from Arduino in its place."""
+    (every / "Arduino.h").write_text(
+        "struct { void begin(long); template <class T> void print(T); template <class T> void println(T); } Serial;\n"
+        "unsigned long micros();\nvoid delay(int);\n"
+    )
+    sketch = every / "examples" / "every_op" / "every_op.ino"
+    run("g++", "-Wall", "-Isrc", "-include", "./Arduino.h", "-fsyntax-only", "-x", "c++", sketch, cwd=every)
+    (every / "Arduino.h").unlink()
+
+
+def test_metadata_names_the_model(commands: Path) -> None:
+    properties = dict(line.split("=", 1) for line in (commands / "library.properties").read_text().splitlines())
+    assert (properties["name"], properties["includes"]) == ("commands", "commands.h")
+    assert "zephyr/Kconfig" in (commands / "zephyr" / "module.yml").read_text()
+    assert "config KWS_COMMANDS" in (commands / "zephyr" / "Kconfig").read_text()
+    readme = (commands / "README.md").read_text()
+    assert "| activations | 6272 | RAM |" in readme
+    assert not re.search(r"@\w+@", "".join(p.read_text() for p in commands.rglob("*") if p.suffix in (".txt", ".md")))
+    for path in sources(commands):
+        assert path.read_text().startswith("/* SPDX-License-Identifier: Apache-2.0 */\n")
+
+
+def test_the_readme_states_the_memory(commands: Path, every: Path) -> None:
+    """MEMORY_SIZE, as the compiler has it here and with the DSP path's scratch, from the README's figures."""
+    for folder, name in ((commands, "commands"), (every, "every_op")):
+        text = (folder / "README.md").read_text()
+        activations, portable, dsp = (int(n) for n in re.findall(r"\| (\d+) \| RAM \|", text))
+        (folder / "size.c").write_text(
+            f'#include <stdio.h>\n#include "{name}.h"\n'
+            f'int main(void) {{ printf("%d", (int){name.upper()}_MEMORY_SIZE); }}\n'
+        )
+        for options, scratch in ((), portable), (("-D__ARM_FEATURE_DSP",), dsp):
+            run(*GCC, *options, "size.c", "-no-pie", "-o", "size", cwd=folder)
+            assert int(run(folder / "size", cwd=folder)) == activations + scratch + 15
+
+
+def again(graph: Graph, folder: Path, **options: Any) -> None:
+    export(graph, PRESETS["mfb40"], LABELS, folder, **options)
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(every_op: Callable[[str], Graph], tmp_path: Path) -> None:
+    graph, folder = every_op("single"), tmp_path / "new" / "out"
+    again(graph, folder, name="first")
+    again(graph, folder, name="second")
+    assert not list(folder.rglob("first*"))
+    assert (folder / "src" / "second.c").is_file()
+    (folder / "src" / "mine.c").write_text("int mine;\n")
+    with pytest.raises(UsageError, match=r"holds 'src/mine\.c', which no export wrote"):
+        again(graph, folder)
+    other = tmp_path / "other"
+    other.mkdir()
+    again(graph, other)  # empty
+    for content in ("{}", "[]", "no JSON", '{"files": 3}'):
+        (other / "kws_export.json").write_text(content)
+        with pytest.raises(UsageError, match=r"is not empty and no earlier export \(name a new folder\)"):
+            again(graph, other)
+    with pytest.raises(UsageError, match="is a file, the export is a folder"):
+        again(graph, folder / "README.md")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_interrupted_export_changes_nothing(
+    every_op: Callable[[str], Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    graph, folder = every_op("single"), tmp_path / "out"
+    if exists:
+        again(graph, folder, name="first")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    move, write = Path.rename, Path.write_text
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise KeyboardInterrupt
+        return move(path, target)
+
+    def write_text(path: Path, text: str, **options: Any) -> int:
+        if path.name == "second.c":
+            raise OSError(28, "No space left on device")
+        return write(path, text, **options)
+
+    for name, function, error in (("rename", rename, KeyboardInterrupt), ("write_text", write_text, OSError)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, function)
+            with pytest.raises(error):
+                again(graph, folder, name="second")
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        assert list(tmp_path.iterdir()) == ([folder] if exists else [])
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a b", "a-b", "Upper", "a__b", "a_", "_a", "x" * 33, "é", "../a"])
+def test_refuses_what_cannot_begin_names(every_op: Callable[[str], Graph], tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot begin C names \(at most 32 lower-case letters"):
+        again(every_op("single"), tmp_path / "out", name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refuses_to_hide_a_header_of_the_compiler(every_op: Callable[[str], Graph], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"string.h is a header of others \('string_kws' can\)"):
+        again(every_op("single"), tmp_path / "out", name="string")
+
+
+def test_refuses_what_c_does_not_compute(every_op: Callable[[str], Graph], tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"rounding 'half_even' is not one of single, tflm.*with --rounding single or tflm"
+    ):
+        again(every_op("half_even"), tmp_path / "out")
+    with pytest.raises(UsageError, match="1 labels do not fit 5 outputs"):
+        export(every_op("single"), PRESETS["mfb40"], ("one",), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("commands", "commands"),
+        ("My Model-1", "my_model_1"),
+        ("2", "kws_2"),
+        ("日本", "kws_model"),
+        ("time", "kws_time"),
+    ],
+)
+def test_a_prefix_from_a_name(name: str, prefix: str) -> None:
+    assert prefix_of(name) == prefix

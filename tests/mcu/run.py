@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs exported models on emulated microcontrollers and compares every output byte with the NumPy executor's.
+
+    make test-mcu                                                       # installs what is missing when run as root
+    python -m tests.mcu.run --write benchmarks/results/mcu.txt          # the table to a file as well
+
+Every board runs two networks under two rounding rules on 60 real clips, and single convolutions of odd shapes.
+Instructions are counted by QEMU's -icount, in which each takes the same time; counts on Arm are exact to 3. The exports
+are compiled by clang, too, and run here under its sanitizers. A difference, warning, float helper or heap is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.host import date_and_cpu
+from deploy import reference
+from deploy.export.c import export
+from deploy.graph import Graph
+from deploy.program import compile_graph
+from tests.mcu.models import ODD, Network, networks
+
+HERE = Path(__file__).parent
+RULES = ("single", "tflm")
+TOOLS = {
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+    "clang": "clang",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "qemu-aarch64": "qemu-user",
+    "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
+    "qemu-system-riscv32": "qemu-system-misc",
+}
+SPECS = {
+    ("arm-none-eabi-gcc", "nano.specs"): "libnewlib-arm-none-eabi",
+    ("riscv64-unknown-elf-gcc", "picolibc.specs"): "picolibc-riscv64-unknown-elf",
+}
+WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
+# What an integer program without a heap has no use for: the helpers of soft floats, and the allocator.
+FORBIDDEN = r"\b(_*aeabi_[cfd]\w*|_*aeabi_[il]2[fd]|_*aeabi_ul?2[fd]|__\w+[sd]f[0-9]?|malloc|calloc|realloc|free)$"
+OPTIMIZE = ["-O2", "-ffunction-sections"]
+SHIFT = 4  # -icount: an instruction takes 2^4 ns
+STACK = 4096
+SECONDS = 300  # for one command
+
+
+@dataclass(frozen=True)
+class Board:
+    """A machine of QEMU, the compiler for it, and how its counter becomes instructions."""
+
+    name: str
+    machine: str
+    compiler: str
+    flags: tuple[str, ...]
+    path: str
+    ticks_hz: float
+    """Of the counter: SysTick on Arm; minstret, which counts nanoseconds under -icount."""
+    origin: tuple[int, int] = (0, 0x20000000)
+    """Of code and RAM."""
+
+    def instructions(self, ticks: int) -> int:
+        return round(ticks * 1e9 / self.ticks_hz / 2**SHIFT)
+
+
+def _arm(name: str, machine: str, cpu: str, path: str, *flags: str, hz: float = 25e6) -> Board:
+    return Board(name, machine, "arm-none-eabi-gcc", (f"-mcpu={cpu}", "-mthumb", *flags), path, hz)
+
+
+PORTABLE = "-DM_NN_PORTABLE"
+BOARDS = (
+    _arm("Cortex-M3", "mps2-an385", "cortex-m3", "portable"),
+    _arm("Cortex-M4", "mps2-an386", "cortex-m4", "portable", PORTABLE),
+    _arm("Cortex-M4", "mps2-an386", "cortex-m4", "DSP"),
+    _arm("Cortex-M7", "mps2-an500", "cortex-m7", "DSP"),
+    _arm("Cortex-M55", "mps3-an547", "cortex-m55", "DSP", "-mfloat-abi=soft", hz=32e6),
+    _arm("Cortex-M55", "mps3-an547", "cortex-m55", "Helium", "-mfloat-abi=hard", hz=32e6),
+    Board(
+        "RISC-V", "virt", "riscv64-unknown-elf-gcc",
+        ("-march=rv32imac", "-mabi=ilp32", "-specs=picolibc.specs"), "portable", 1e9, (0x80000000, 0x80100000),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one board made of one network."""
+
+    outputs: list[list[int]]
+    layers: list[int]
+    instructions: int
+    flash: int
+    ram: int
+
+
+class Failure(Exception):
+    """One line for the user."""
+
+
+def main() -> int:
+    """1 when anything differs or is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, help="the file that gets the table, with date, versions and command")
+    options = parser.parse_args()
+    try:
+        install()
+        lines = test()
+    except Failure as failure:
+        print(f"test-mcu: {failure}", file=sys.stderr)
+        return 1
+    if options.write:
+        head = [date_and_cpu(), versions(), f"python -m tests.mcu.run --write {options.write.as_posix()}", ""]
+        options.write.write_text("\n".join([*head, *lines]) + "\n")
+    return 0
+
+
+def install() -> None:
+    """Install the missing packages as root, else name them."""
+    packages = missing()
+    if packages and os.geteuid() == 0 and shutil.which("apt-get"):
+        apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run([*apt, "update"], env=environment, check=False)
+        subprocess.run([*apt, "install", "-y", "--no-install-recommends", *packages], env=environment, check=False)
+        packages = missing()
+    if packages:
+        raise Failure(f"not installed: {' '.join(packages)} (apt-get install them)")
+
+
+def missing() -> list[str]:
+    packages = [package for tool, package in TOOLS.items() if not shutil.which(tool)]
+    for (compiler, specs), package in SPECS.items():
+        # a compiler that has no such file prints the bare name
+        if not shutil.which(compiler) or "/" not in run(compiler, f"-print-file-name={specs}"):
+            packages.append(package)
+    return packages
+
+
+def test() -> list[str]:
+    """Everything; returns the lines of the tables, which it prints as they come."""
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    layers: list[str] = []
+    say(f"{'network':<10}{'rule':<8}{'board':<12}{'path':<10}{'outputs':>16}{'flash':>9}{'RAM':>8}{'instructions':>14}")
+    for network in networks():
+        for rule in RULES:
+            graph = network.graph.with_rounding(rule)
+            results = {}
+            for board, result in run_boards(graph, network):
+                results[board.name, board.path] = result
+                equal = f"{len(network.inputs)} inputs equal"
+                say(
+                    f"{network.name:<10}{rule:<8}{board.name:<12}{board.path:<10}{equal:>16}"
+                    f"{result.flash:>9,}{result.ram:>8,}{result.instructions:>14,}"
+                )
+            if network.name != ODD and rule == RULES[0]:
+                layers += ["", f"{network.name + ', Cortex-M4, ' + rule:<40}{'portable':>12}{'DSP':>12}"]
+                counts = (results["Cortex-M4", path].layers for path in ("portable", "DSP"))
+                for step, *both in zip(compile_graph(graph).steps, *counts, strict=True):
+                    layers.append(f"  {step.name:<38}{both[0]:>12,}{both[1]:>12,}")
+    say("flash: text, constants and initialized data of the whole test program; RAM: data and the stack that it used")
+    say("instructions: of the first input")
+    say("NEON, with and without dot product: the self-test of every export passes on emulated aarch64")
+    for board in BOARDS:
+        say(f"{board.name}, {board.path}: {' '.join((*board.flags, *OPTIMIZE))}")
+    for line in layers:
+        say(line)
+    return lines
+
+
+def run_boards(graph: Graph, network: Network) -> Iterator[tuple[Board, Result]]:
+    """The results of every board, whose outputs are those of NumPy."""
+    expected = reference.run(graph, network.inputs).reshape(len(network.inputs), -1).tolist()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "m"
+        export(graph, network.frontend, network.labels, folder, name="m")
+        (folder / "inputs.bin").write_bytes(network.inputs.tobytes())
+        check_clang(folder)
+        check_neon(folder)
+        for board in BOARDS:
+            result = run_board(board, folder)
+            compare(f"{network.name}, {graph.rounding}, {board.name} {board.path}", result.outputs, expected)
+            yield board, result
+
+
+def check_clang(folder: Path) -> None:
+    """Clang finds nothing to warn of, and its sanitizers nothing in the self-test, also with sums checked."""
+    common = ["clang", *WARNINGS, "-Isrc", *sources(folder), "selftest/selftest.c", "-o", "selftest.clang"]
+    for options in (["-O2"], ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DM_NN_CHECKED"]):
+        run(*common, *options, cwd=folder)
+        run(str(folder / "selftest.clang"), cwd=folder)
+
+
+def check_neon(folder: Path) -> None:
+    """The self-test passes on emulated aarch64, with and without the dot product of int8."""
+    for architecture in ("armv8-a", "armv8.2-a+dotprod"):
+        options = [f"-march={architecture}", *WARNINGS, "-O2", "-static", "-Isrc"]
+        run(
+            "aarch64-linux-gnu-gcc",
+            *options,
+            *sources(folder),
+            "selftest/selftest.c",
+            "-o",
+            "selftest.neon",
+            cwd=folder,
+        )
+        run("qemu-aarch64", "-cpu", "max", str(folder / "selftest.neon"), cwd=folder)
+
+
+def run_board(board: Board, folder: Path) -> Result:
+    build(board, folder)
+    printed = emulate(board, folder)
+    if board.name == "Cortex-M4" and emulate(board, folder) != printed:
+        raise Failure(f"{board.name}: a second run differs from the first")
+    rows = [line.split() for line in printed.splitlines()]
+    numbers = {kind: [[int(n) for n in row[1:]] for row in rows if row[0] == kind] for kind in ("layer", "output")}
+    facts = {row[0]: int(row[1]) for row in rows if row[0] in ("run", "stack")}
+    size = run(board.compiler.replace("gcc", "size"), "m.elf", cwd=folder).splitlines()[1].split()
+    text, data, bss = (int(n) for n in size[:3])
+    return Result(
+        numbers["output"],
+        [board.instructions(ticks) for (ticks,) in numbers["layer"]],
+        board.instructions(facts["run"]),
+        text + data,
+        data + bss + facts["stack"],
+    )
+
+
+def build(board: Board, folder: Path) -> None:
+    """m.elf; Failure for a warning in what was exported, and for what an integer program has no use for."""
+    objects = []
+    for source in sources(folder):
+        if source != "src/m.c":  # main.c holds it
+            options = [*board.flags, *OPTIMIZE, *WARNINGS, "-Isrc"]
+            run(board.compiler, *options, "-c", source, "-o", f"{source}.o", cwd=folder)
+            objects.append(f"{source}.o")
+    symbols = {"CODE_ORIGIN": board.origin[0], "RAM_ORIGIN": board.origin[1], "STACK_SIZE": STACK}
+    run(
+        board.compiler, *board.flags, *OPTIMIZE, "-std=gnu99", "-Wall", "-Wextra", "-Werror", "-Isrc", f"-I{HERE}",
+        HERE / "main.c", HERE / "board.c", *objects, "-nostartfiles", "-T", HERE / "board.ld", "-Wl,--gc-sections",
+        *(f"-Wl,--defsym={name}={value}" for name, value in symbols.items()), "-o", "m.elf", cwd=folder,
+    )  # fmt: skip
+    names = run(board.compiler.replace("gcc", "nm"), "m.elf", cwd=folder)
+    if found := re.findall(FORBIDDEN, names, re.M):
+        raise Failure(f"{board.name}: the program holds {', '.join(sorted(set(found)))}")
+
+
+def emulate(board: Board, folder: Path) -> str:
+    """What m.elf prints."""
+    arm = board.compiler.startswith("arm")
+    return run(
+        "qemu-system-arm" if arm else "qemu-system-riscv32", "-M", board.machine, *([] if arm else ["-bios", "none"]),
+        "-display", "none", "-monitor", "none", "-serial", "null", "-icount", f"shift={SHIFT}", "-kernel", "m.elf",
+        "-chardev", "stdio,id=console", "-semihosting-config", "enable=on,target=native,chardev=console", cwd=folder,
+    )  # fmt: skip
+
+
+def compare(what: str, found: list[list[int]], expected: Any) -> None:
+    if len(found) != len(expected):
+        raise Failure(f"{what}: {len(found)} outputs, not {len(expected)}")
+    wrong = [index for index, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b]
+    if wrong:
+        i = wrong[0]
+        raise Failure(f"{what}: {len(wrong)} clips differ, the first is {i}: {found[i]}, not {expected[i]}")
+
+
+def sources(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in (folder / "src").glob("*.c"))
+
+
+def versions() -> str:
+    tools = ("arm-none-eabi-gcc", "riscv64-unknown-elf-gcc", "qemu-system-arm", "clang")
+    return ", ".join(f"{tool} {re.search(r'[0-9]+([.][0-9]+)+', run(tool, '--version'))[0]}" for tool in tools)
+
+
+def run(*command: Any, cwd: Path | None = None) -> str:
+    """What the command prints; Failure, with what it said, when it fails."""
+    words = [str(part) for part in command]
+    try:
+        done = subprocess.run(words, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{command[0]} did not end in {SECONDS} s: {' '.join(words)}") from None
+    if done.returncode:
+        raise Failure(f"{command[0]} failed: {' '.join(words)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,9 +7,9 @@ RUN is a folder that `kws train` left. Every validation clip of the folders coun
 `_unknown_`, and a tenth as many silence clips. The fake-quantized network (fake_quantized.pt) is compared with the
 graph of model.kws over all of them, under each rounding rule; op by op, from the same inputs, over OP_CLIPS of them.
 Exit code 1 where a bound is exceeded. Of the rule that QAT simulates (`half_even` for powers of two, else `single`):
-99.5 % of the logits equal, none off by more than one step. Of the others: a sign test with p > 0.05, a net change of
-0.3 points or of one clip where that is more. Of an op: ten values in a million, and in PyTorch's convolutions and
-fully connected ops together one in a million, each a tie that float32 cannot see.
+99.5 % of the logits equal, none off by more than one step. Of all: a sign test with p > 0.05 and a net change of at
+most 0.3 points; where a single clip is more than that, it is no failure, but said. Of an op: ten values in a million,
+and in PyTorch's convolutions and fully connected ops together one in a million, each a tie that float32 cannot see.
 """
 
 from __future__ import annotations
@@ -106,12 +106,21 @@ def exceeded(
     return lines
 
 
+def too_few(agreements: list[Agreement]) -> list[str]:
+    """A line for each rule whose net change of one clip is beyond 0.3 points, because the clips are so few."""
+    return [
+        f"{a.rounding}: one clip of {a.n_clips} is {100 / a.n_clips:.2f} points: too few clips to show 0.3 points"
+        for a in agreements
+        if abs(a.wrong_to_right - a.right_to_wrong) == 1 and 0.003 * a.n_clips < 1
+    ]
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), multiple=True, required=True)
 @click.argument("runs", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 def main(data: tuple[Path, ...], runs: tuple[Path, ...]) -> None:
     """Print the comparisons of every run; exit code 1 where one exceeds a bound."""
-    failures = []
+    failures, remarks = [], []
     click.echo(f"{date_and_cpu()}\ntorch {torch.__version__}, numpy {np.__version__}")
     click.echo(f"python benchmarks/agreement.py --data {' --data '.join(d.name for d in data)} "
                f"{' '.join(run.name for run in runs)}")  # fmt: skip
@@ -132,7 +141,9 @@ def main(data: tuple[Path, ...], runs: tuple[Path, ...]) -> None:
         torch_ops = compare_ops(engine.run_op, half_even, x)
         click.echo(f"\n{by_op(f'torch {engine.backend} - half_even', torch_ops)}")
         failures += [f"{run.name}: {line}" for line in exceeded(agreements, simulated.rounding, ops, torch_ops)]
-    click.echo("\n" + ("\n".join(failures) if failures else "every bound is kept"))
+        remarks += [f"{run.name}: {line}" for line in too_few(agreements)]
+    kept = [] if failures else ["every other bound is kept" if remarks else "every bound is kept"]
+    click.echo("\n" + "\n".join(failures + remarks + kept))
     raise SystemExit(1 if failures else 0)
 
 

@@ -18,6 +18,7 @@ from kws.errors import AudioError, UsageError
 MAX_SECONDS = 4 * 3600  # 16 kHz float32: 0.9 GB. A few bytes of FLAC can claim days of silence
 _MIN_RATE, _MAX_RATE = 1_000, 1_000_000  # Hz; outside it is a broken header, and 1 Hz would swell 16,000 times
 _BLOCK_VALUES = 1 << 18
+_LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes: header, segment table, segments
 _MAX_FLOAT32 = np.float32(1.0 - 2.0**-24)  # the largest below full scale
 
 
@@ -35,12 +36,12 @@ def read_audio(
     if dtype not in ("float32", "int16"):
         raise UsageError(f"dtype {dtype!r} is neither 'float32' nor 'int16'")
     path = Path(path)
-    if not path.is_file():
-        raise AudioError("is not a file" if path.exists() else "no such file", where=path)
-    if path.stat().st_size == 0:
-        raise AudioError("is empty", where=path)
     said: list[str] = []
     try:
+        if not path.is_file():
+            raise AudioError("is not a file" if path.exists() else "no such file", where=path)
+        if path.stat().st_size == 0:
+            raise AudioError("is empty", where=path)
         # A descriptor, not a name: the format is then told from the content, whatever the name ends in.
         with path.open("rb") as file, sf.SoundFile(file.fileno(), closefd=False) as sound:
             samples = _decode(sound, dtype, sample_rate, path, said)
@@ -56,6 +57,7 @@ def read_audio(
 def _decode(sound: sf.SoundFile, dtype: str, sample_rate: int, path: Path, said: list[str]) -> NDArray[Any]:
     """All samples of an open file, mono, at `sample_rate`, in `dtype`."""
     _check_header(sound, path)
+    _check_ogg_end(path)
     if sound.channels > 1:
         said.append(f"{sound.channels} channels averaged to one")
     blocks = _mono_blocks(sound, path, said)
@@ -93,6 +95,22 @@ def _check_header(sound: sf.SoundFile, path: Path) -> None:
                 where=path,
                 hint="copy it again, or rewrite it with a correct header",
             )
+
+
+def _check_ogg_end(path: Path) -> None:
+    """AudioError for an Ogg file whose last page is cut or not marked as the stream's last: it claims no length."""
+    with path.open("rb") as file:
+        if file.read(4) != b"OggS":
+            return
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 2 * _LARGEST_OGG_PAGE))  # so junk of up to a page behind the last one hurts nobody
+        tail = file.read()
+    at = tail.rfind(b"OggS\0")
+    page = tail[at:] if at >= 0 else b""
+    complete = len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+    if not complete or not page[5] & 4:
+        what = "is truncated: its last Ogg page is not the end of the stream"
+        raise AudioError(what, where=path, hint="copy it again, or encode it again")
 
 
 def _mono_blocks(sound: sf.SoundFile, path: Path, said: list[str]) -> Iterator[NDArray[np.float32]]:

@@ -15,6 +15,8 @@ from features.quantize import quantize_features
 from kws.arithmetic.quant import QuantParams, choose_params
 from kws.errors import MissingExtraError, UsageError
 
+_PIXELS = 1000  # across the picture
+
 
 def plot_features(
     samples: NDArray[Any],
@@ -43,9 +45,8 @@ def plot_features(
     wave, real, quantized = figure.subplots(3, 1, sharex=True)
     if title:
         figure.suptitle(title)
-    waveform = to_float64(samples)
-    wave.plot(np.arange(len(waveform)) / config.sample_rate, waveform, linewidth=0.5)
-    wave.set(title="waveform", ylabel="full scale = 1", xlim=(0, len(waveform) / config.sample_rate))
+    draw_waveform(wave, samples, config.sample_rate, _PIXELS)
+    wave.set(title="waveform", ylabel="full scale = 1", xlim=(0, len(samples) / config.sample_rate))
     kind = "log-mel bands, natural log" if config.kind == "mfb" else "MFCC"
     _image(real, values, config, f"{kind}: {values.shape[0]} frames of {values.shape[1]}")
     _image(
@@ -56,11 +57,32 @@ def plot_features(
     figure.savefig(out, dpi=100, format="png")
 
 
+def draw_waveform(axes: Any, samples: NDArray[Any], sample_rate: int, pixels: int, **style: Any) -> None:
+    """The samples as a line; of many, lowest and highest of each of 2 * `pixels` stretches, which looks the same."""
+    n = len(samples)
+    if n <= 4 * pixels:
+        axes.plot(np.arange(n) / sample_rate, to_float64(samples), linewidth=0.5, **style)
+        return
+    starts = _starts(n, 2 * pixels)
+    ends = np.stack([np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)], axis=1)
+    axes.plot(np.repeat(starts / sample_rate, 2), to_float64(ends.ravel()), linewidth=0.5, **style)
+
+
+def at_most(values: NDArray[Any], n: int) -> NDArray[Any]:
+    """`values` (frames, bands); of more than `n` frames, the largest of each of `n` stretches."""
+    return values if len(values) <= n else np.maximum.reduceat(values, _starts(len(values), n))
+
+
+def _starts(n: int, parts: int) -> NDArray[np.int64]:
+    """Where `parts` stretches of `n` values begin, of lengths that differ by at most one."""
+    return np.arange(parts, dtype=np.int64) * n // parts
+
+
 def _image(axes: Any, values: NDArray[Any], config: FrontendConfig, title: str) -> None:
     """One image; column i is drawn where frame i begins, one hop wide."""
     seconds = len(values) * config.hop_length / config.sample_rate
     image = axes.imshow(
-        values.T,
+        at_most(values, 2 * _PIXELS).T,
         origin="lower",
         aspect="auto",
         interpolation="nearest",

@@ -27,8 +27,8 @@ from deploy.ops.softmax import integer_softmax, softmax_multiplier
 from features.audio import read_audio
 from features.config import FrontendConfig
 from features.float_frontend import features
-from features.quantize import quantize_features
-from kws.errors import AudioError, ModelError
+from features.quantize import quantize_features, recording_features
+from kws.errors import AudioError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from deploy.graph import Graph
@@ -244,17 +244,18 @@ class Windows:
         step = hop * frontend.hop_length
         before = -(-frontend.clip_samples // step) * step
         self._frames_before = before // frontend.hop_length
-        padded = np.pad(samples, (before, frontend.clip_samples))
-        clips = np.lib.stride_tricks.sliding_window_view(padded, frontend.clip_samples)
-        self._clips = clips[::step]
+        self._count = 1 + (before + len(samples)) // step
         self._frames: NDArray[np.int8] | None = None
         if frontend.normalize == "none":
-            frames = quantize_features(features(padded, frontend), self._params)
+            frames = recording_features(samples, frontend, self._params, before=before, after=frontend.clip_samples)
             windows = np.lib.stride_tricks.sliding_window_view(frames, frontend.n_frames, axis=0)[::hop]
-            self._frames = windows[: len(self._clips)]  # the last clip may end behind its last frame
+            self._frames = windows[: self._count]  # the last clip may end behind its last frame
+        else:
+            padded = np.pad(samples, (before, frontend.clip_samples))
+            self._clips = np.lib.stride_tricks.sliding_window_view(padded, frontend.clip_samples)[::step]
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return self._count
 
     def take(self, start: int, stop: int) -> NDArray[np.int8]:
         """Windows start..stop - 1 (or up to the last): int8 (n, n_frames, n_features)."""
@@ -297,7 +298,7 @@ class Detector:
     def detect(self, source: str | Path | NDArray[Any]) -> list[Event]:
         """The events of a sound file, or of mono samples (n,) at the model's rate: int16, or floats in [-1, 1).
 
-        AudioError for a file that cannot be used, and for no samples.
+        AudioError for a file that cannot be used, and for no samples; UsageError for what is neither path nor array.
         """
         return self.decide(self.trace(source))
 
@@ -305,6 +306,9 @@ class Detector:
         """The posteriors of every window of such a source. Errors as in `detect`."""
         if isinstance(source, str | Path):
             source = read_audio(source, dtype="int16", sample_rate=self._frontend.sample_rate)
+        elif not isinstance(source, np.ndarray):
+            what = f"a {type(source).__name__} is neither a path nor a NumPy array of samples"
+            raise UsageError(what, hint="numpy.array(samples, numpy.float32)")
         if source.ndim != 1 or len(source) == 0:
             raise AudioError(f"samples of shape {source.shape} are not one channel of at least one sample")
         windows = Windows(source, self._frontend, self._graph, self.detection.hop)

@@ -92,7 +92,8 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> list[float] 
     share, spread = successes / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    # At the ends the interval reaches 0 and 1 exactly, which the sums miss by an ulp or so.
+    return [0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half)]
 
 
 def evaluate(

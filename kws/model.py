@@ -88,7 +88,7 @@ class Model:
 
     def save(self, path: str | Path) -> None:
         """Write the file at once or not at all. ModelError for a model that `load` would refuse."""
-        _write_atomically(Path(path), self.to_bytes())
+        write_atomically(Path(path), self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The content of the file, the same for the same model."""
@@ -165,8 +165,10 @@ class Model:
         """
         batch = np.atleast_2d(samples)
         if batch.ndim != 2:
-            raise UsageError(f"samples of shape {samples.shape} are neither (n,) nor (B, n)")
-        clips = np.stack([clip_samples(clip, self.frontend.clip_samples) for clip in batch])
+            raise UsageError(f"samples of shape {batch.shape} are neither (n,) nor (B, n)")
+        clips = np.empty((len(batch), self.frontend.clip_samples), batch.dtype)
+        for clip, samples_of_clip in zip(clips, batch, strict=True):
+            clip[:] = clip_samples(samples_of_clip, len(clip))
         q = quantize_features(features(clips, self.frontend), self.graph.input_params)
         return self.run(q[..., None])
 
@@ -184,7 +186,12 @@ class Model:
 
 
 def load(path: str | Path, engine: str = "native") -> Model:
-    """`Model.load`: a `.kws` file, a run folder, or the name of a model that ships, to be run by `engine`."""
+    """`Model.load`: a `.kws` file, a run folder, or the name of a model that ships, to be run by `engine`.
+
+    UsageError for an engine that is none of `deploy.engine.ENGINES`.
+    """
+    if engine not in engines.ENGINES:
+        raise UsageError(f"unknown engine {engine!r}", hint="one of " + ", ".join(engines.ENGINES))
     return replace(Model.load(path), engine=engine)
 
 
@@ -264,7 +271,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """`path` holds either its old content or all of `data`, whenever the machine stops."""
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

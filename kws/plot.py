@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.float_frontend import features, to_float64
-from features.quantize import quantize_features
+from features.plot import at_most, draw_waveform
+from features.quantize import recording_features
 from kws.detector import POSTERIOR_MAX, Detector, Event, Trace, keywords_of
 from kws.errors import MissingExtraError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kws.model import Model
 
 _INCHES_A_SECOND = 0.5
+_DPI = 100
 
 
 def plot_detection(
@@ -37,22 +38,22 @@ def plot_detection(
     figure = Figure(figsize=(width, 7.5), layout="constrained")
     wave, image, curves = figure.subplots(3, 1, sharex=True)
     figure.suptitle(title)
-    waveform = to_float64(samples)
-    wave.plot(np.arange(len(waveform)) / model.frontend.sample_rate, waveform, linewidth=0.5, color="0.4")
+    pixels = round(width * _DPI)
+    draw_waveform(wave, samples, model.frontend.sample_rate, pixels, color="0.4")
     wave.set(ylabel="waveform", xlim=(0, trace.seconds))
-    _features(image, samples, model)
+    _features(image, samples, model, 2 * pixels)
     _posteriors(curves, detector, trace)
     _events(wave, curves, model, events)
-    figure.savefig(out, dpi=100, format="png")
+    figure.savefig(out, dpi=_DPI, format="png")
 
 
-def _features(axes: Any, samples: NDArray[Any], model: Model) -> None:
+def _features(axes: Any, samples: NDArray[Any], model: Model, most: int) -> None:
     """What the network sees, in integers; for a front-end that normalizes each clip, the whole recording at once."""
-    q = quantize_features(features(samples, model.frontend), model.graph.input_params)
+    q = recording_features(samples, model.frontend, model.graph.input_params)
     if len(q):
         seconds = len(q) * model.frontend.hop_length / model.frontend.sample_rate
         extent = (0, seconds, -0.5, q.shape[1] - 0.5)
-        axes.imshow(q.T, origin="lower", aspect="auto", interpolation="nearest", extent=extent)
+        axes.imshow(at_most(q, most).T, origin="lower", aspect="auto", interpolation="nearest", extent=extent)
     axes.set(ylabel="mel band" if model.frontend.kind == "mfb" else "coefficient")
 
 

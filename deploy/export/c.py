@@ -46,10 +46,12 @@ _TAKEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of constants, and of memory. `table_bytes` are biases, multipliers and shifts; equal arrays count once."""
+    """Bytes of constants, and of memory. `table_bytes` are biases, multipliers and shifts; equal arrays count once.
+    `structure_bytes` are the ops' structures and the table of steps where a pointer has 32 bits."""
 
     weight_bytes: int
     table_bytes: int
+    structure_bytes: int
     arena_size: int
     scratch_portable: int
     scratch_dsp: int
@@ -182,9 +184,21 @@ def _sizes(program: Program, tables: _Tables) -> Sizes:
     return Sizes(
         weight_bytes=tables.bytes_of("weight"),
         table_bytes=tables.bytes_of("bias", "multiplier", "shift"),
+        structure_bytes=4 * sum(_words(step.fields) + _STEP_WORDS for step in program.steps),
         arena_size=_aligned(program.arena_size),
         scratch_portable=_aligned(program.column),
         scratch_dsp=_aligned(6 * (-(-program.column // 4) * 4)),
+    )
+
+
+_STEP_WORDS = 6  # kernel, op and three offsets; `packed`, which fast paths of other machines use
+
+
+def _words(values: Fields) -> int:
+    """32-bit words of a structure: one a number or pointer."""
+    return sum(
+        _words(value) if isinstance(value, Mapping) else len(value) if isinstance(value, tuple) else 1
+        for value in values.values()
     )
 
 

@@ -32,6 +32,11 @@ class QuantParams:
     signed: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("zero_point", "bits"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise QuantError(f"{name} {value!r} is not an integer")
+            object.__setattr__(self, name, int(value))  # NumPy's would wrap in q - Z
         if self.bits not in (2, 3, 4, 5, 6, 7, 8, 16, 32) or (self.bits > 8 and not self.signed):
             kind = "signed" if self.signed else "unsigned"
             raise QuantError(f"{self.bits} bits, {kind}, is no domain", hint="2..8 bits, or signed 16 or 32")

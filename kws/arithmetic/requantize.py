@@ -122,8 +122,12 @@ def requantize(q: IntArray, source: QuantParams, target: QuantParams, *, roundin
     """`rounding` says the tie rule: integers of `source` to integers of `target`, saturated, by integers alone (A10).
 
     q of any shape, returns the same shape in `target.dtype`. M = S1 / S2 is made an integer multiplier once; no float
-    touches a value. QuantError when M is too large.
+    touches a value. QuantError when M is too large, and for q that are no integers or lie outside `source`.
     """
+    if q.dtype.kind not in "iu":
+        raise QuantError(f"values of dtype {q.dtype} are not integers")
+    if q.size and not source.qmin <= int(q.min()) <= int(q.max()) <= source.qmax:
+        raise QuantError(f"values in [{q.min()}, {q.max()}] are not all in [{source.qmin}, {source.qmax}]")
     multiplier, shift = quantize_multiplier(source.scale / target.scale)
     requant = Requant(multiplier, shift, target.zero_point, target.qmin, target.qmax, rounding)
     centred = q.astype(np.int64) - source.zero_point  # |q - Z| < 2^31, or Z = 0

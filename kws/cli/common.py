@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 DEFAULT_MODEL = "commands"
 ROUNDING_RULES = ("single", "tflm", "double_up", "half_even", "half_away")  # kws.arithmetic's, without importing NumPy
+PRESETS = ("mfb40", "mfb40-10ms", "mfcc10", "mlperf-tiny")  # features.config's, which the command line loads later
 
 model_option = click.option(
     "--model",
@@ -49,7 +51,7 @@ def sound_files(paths: Sequence[Path]) -> list[Path]:
 
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # Path.is_dir raises on a name too long for the file system
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
             found += inside or [path]
         else:
@@ -60,7 +62,7 @@ def sound_files(paths: Sequence[Path]) -> list[Path]:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yields `update(done, total)`: on a terminal it moves a bar with the time left, on stderr; elsewhere nothing."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: the caller has closed it
         yield lambda done, total: None
         return
     from rich.console import Console

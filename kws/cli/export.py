@@ -60,6 +60,10 @@ def _c(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> 
 
 def _c_array(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
     from deploy.export import c_array
+    from kws.model import write_atomically
 
     text = c_array.export(graph, loaded.frontend, loaded.labels, name=name or "kws_model")
-    out.write_text(text, encoding="utf-8")
+    if out.is_symlink() or (out.exists() and not out.is_file()):  # such as /dev/stdout, which is no file to replace
+        out.write_text(text, encoding="utf-8")
+    else:
+        write_atomically(out, text.encode())

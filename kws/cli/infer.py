@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from kws.detector import Detector, Event
 
 Writer = Callable[[Path, "list[Event]"], None]
+PICTURE = ".png"
 
 
 @click.command()
@@ -49,35 +52,56 @@ def infer(files: tuple[Path, ...], model: str, format_: str, png: bool, engine: 
     if format_ == "audacity" and len(paths) > 1:
         raise UsageError("an Audacity label track belongs to one recording", hint="give one file, or --format rttm")
     detector = Detector(load_model(model, engine))
+    pictures = _pictures(paths) if png else {}
     write = _writer(format_)
     failed = found = 0
     with progress("listening") as update:
         for done, path in enumerate(paths, 1):
             try:
-                events = _listen(detector, path, png, verbose)
-                write(path, events)
-                found += len(events)
+                events = _listen(detector, path, pictures.get(path), verbose)
             except KwsError as error:
                 click.echo(f"kws: {error}", err=True)
                 failed += 1
+            except OSError as error:  # of this file or its picture; printing, which concerns all, is outside
+                click.echo(f"kws: {error.filename or path}: {error.strerror or error}", err=True)
+                failed += 1
+            else:
+                write(path, events)
+                found += len(events)
             update(done, len(paths))
     if format_ == "table":
         click.echo(f"{found} events in {len(paths) - failed} of {len(paths)} recordings", err=True)
     return 1 if failed else 0
 
 
-def _listen(detector: Detector, path: Path, png: bool, verbose: bool) -> list[Event]:
-    """The events of one file, with its picture beside it where that is wanted."""
+def _pictures(paths: list[Path]) -> dict[Path, Path]:
+    """Where each recording is drawn: X.png beside X.wav, or X.wav.png where two would share X.png or it is an input."""
+    recordings = {path: os.path.realpath(path) for path in paths if os.path.isfile(path)}
+    sharing = Counter(os.path.realpath(Path(file).with_suffix(PICTURE)) for file in set(recordings.values()))
+    taken = set(recordings.values())
+    pictures: dict[Path, Path] = {}
+    for path, file in recordings.items():
+        picture = path.with_suffix(PICTURE)
+        if sharing[os.path.realpath(Path(file).with_suffix(PICTURE))] > 1:
+            picture = path.with_name(path.name + PICTURE)
+        while os.path.realpath(picture) in taken:
+            picture = picture.with_name(picture.name + PICTURE)
+        taken.add(os.path.realpath(picture))
+        pictures[path] = picture
+    return pictures
+
+
+def _listen(detector: Detector, path: Path, picture: Path | None, verbose: bool) -> list[Event]:
+    """The events of one file, with its picture drawn into `picture` where that is wanted."""
     from features.audio import read_audio
 
     notes: list[str] = []
     samples = read_audio(path, dtype="int16", sample_rate=detector.model.frontend.sample_rate, notes=notes)
     trace = detector.trace(samples)
     events = detector.decide(trace)
-    if png:
+    if picture is not None:
         from kws.plot import plot_detection
 
-        picture = path.with_suffix(".png")
         plot_detection(samples, detector, trace, events, picture, title=path.name)
         notes.append(f"{path}: drawn into {picture}")
     for note in notes if verbose else []:

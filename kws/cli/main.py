@@ -17,7 +17,7 @@ import click
 
 from kws.errors import KwsError
 
-COMMANDS = ("train", "evaluate", "infer", "export", "inspect", "features", "demo")
+COMMANDS = ("train", "evaluate", "infer", "export", "inspect", "profile", "features", "demo")
 
 
 class _Commands(click.Group):
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
+        if sys.stdout is None:  # closed by the caller, as in `kws infer X.wav >&-`
+            raise OSError("standard output is closed: send it to /dev/null instead")
         result = cli.main(arguments, prog_name="kws", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0

@@ -286,3 +286,17 @@ def test_weights_that_do_not_fit_are_refused():
         quantize_channels([[1.0], [2.0]], [1.0, 1.0, 1.0])
     with pytest.raises(QuantError, match=r"scale 0.0"):
         quantize_channels([[1.0]], [0.0])
+
+
+@pytest.mark.parametrize(
+    ("zero_point", "bits"), [(1.5, 8), (1.0, 8), (True, 8), (np.True_, 8), ("1", 8), (None, 8), (0, 8.0)]
+)
+def test_what_is_no_integer_is_refused(zero_point, bits):
+    with pytest.raises(QuantError, match="is not an integer"):
+        QuantParams(1.0, zero_point, bits)
+
+
+def test_an_integer_of_numpy_becomes_a_python_one():
+    params = QuantParams(1.0, np.int8(100))
+    assert type(params.zero_point) is int
+    assert params.real_min == -228.0

@@ -406,3 +406,19 @@ def test_relu6_fused_into_a_requantization(rule):
         assert dequantize(fused, target).min() == 0.0
     without_clamp = Requant(multiplier, shift, -128, -128, 127, rule).apply(acc)
     assert dequantize(without_clamp, target).max() == 7.96875
+
+
+@pytest.mark.parametrize(
+    ("q", "message"),
+    [
+        (np.array([1.5]), "values of dtype float64 are not integers"),
+        (np.array([True]), "values of dtype bool are not integers"),
+        (np.array([0, 300]), r"values in \[0, 300\] are not all in \[-128, 127\]"),
+        (np.array([-129, 0], np.int16), r"values in \[-129, 0\]"),
+    ],
+)
+def test_what_lies_outside_the_source_is_refused(q, message):
+    params = QuantParams(1.0, 0)
+    with pytest.raises(QuantError, match=message):
+        requantize(q, params, params)
+    assert requantize(np.zeros((0, 3), np.int8), params, params).shape == (0, 3)

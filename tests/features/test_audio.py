@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading sound files: what is good comes out right, what is bad is one AudioError."""
 
+import re
 import struct
 import tracemalloc
 
@@ -115,6 +116,7 @@ def refuse(path, problem):
 
 def test_a_missing_file_a_folder_and_an_empty_file_are_refused(tmp_path):
     refuse(tmp_path / "nowhere.wav", "no such file")
+    refuse(tmp_path / ("x" * 300), "cannot be read: File name too long")
     refuse(tmp_path, "is not a file")
     (tmp_path / "empty.wav").touch()
     refuse(tmp_path / "empty.wav", "is empty")
@@ -138,6 +140,24 @@ def test_a_truncated_file_is_refused(tmp_path, file_format, kept):
     path = written(tmp_path / "cut", file_format=file_format)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     refuse(path, "truncated|cannot be decoded")
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_file_cut_anywhere_is_refused(tmp_path, subtype):
+    """Between pages too, where all that is left decodes; whole, and with some junk behind, the file is good."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 20 * 16_000)
+    path = written(tmp_path / "noise.ogg", noise, file_format="OGG", subtype=subtype)
+    content = path.read_bytes()
+    assert len(read_audio(path)) == len(noise)
+    pages = [match.start() for match in re.finditer(b"OggS\0", content)]
+    assert len(pages) > 8
+    for kept in (*pages[len(pages) // 2 :: 3], len(content) // 2, pages[-1] + 20, len(content) - 1):
+        path.write_bytes(content[:kept])
+        refuse(path, "its last Ogg page is not the end of the stream|cannot be decoded")
+    path.write_bytes(content[: pages[-1]])
+    refuse(path, "its last Ogg page is not the end of the stream")
+    path.write_bytes(content + b"junk" * 5000)
+    assert len(read_audio(path)) == len(noise)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -6,9 +6,10 @@ import builtins
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from features.config import PRESETS
-from features.plot import plot_features
+from features.plot import at_most, draw_waveform, plot_features
 from kws.arithmetic.quant import QuantParams
 from kws.errors import MissingExtraError, UsageError
 
@@ -21,6 +22,22 @@ def test_a_picture_is_written(tmp_path, preset, params):
     picture = matplotlib.image.imread(tmp_path / "out.png")
     assert picture.shape == (750, 1000, 4)
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 20
+
+
+def test_a_long_recording_is_drawn_from_what_the_pixels_show():
+    axes = Figure().subplots()
+    samples = np.zeros(1_000_001, np.int16)
+    samples[[123_456, 777_777]] = 32767, -32768
+    draw_waveform(axes, samples, 16_000, 1000)
+    (line,) = axes.lines
+    seconds, values = line.get_data()
+    assert len(values) == 4000
+    assert (values.max(), values.min()) == (32767 / 32768, -1.0)
+    assert seconds[values.argmax()] == pytest.approx(123_456 / 16_000, abs=0.04)
+    assert seconds[values.argmin()] == pytest.approx(777_777 / 16_000, abs=0.04)
+    frames = np.arange(30.0).reshape(10, 3)
+    assert at_most(frames, 10) is frames
+    assert at_most(frames, 4).tolist() == frames[[1, 4, 6, 9]].tolist()
 
 
 def test_less_than_a_frame_is_refused(tmp_path):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 
 from features.audio import read_audio
-from features.config import get_preset
+from features.config import PRESETS, get_preset
 from features.float_frontend import features
+from features.quantize import quantize_features
 from kws.arithmetic.fixedpoint import ROUNDING_RULES
 from kws.cli import common
 from kws.cli.main import COMMANDS, main
@@ -130,6 +132,35 @@ def test_infer_draws_beside_the_recording(
     assert recording.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("first", ["b.wav", "x" * 300 + ".wav"])
+def test_infer_goes_on_after_what_the_system_refuses(
+    capsys: pytest.CaptureFixture[str], tone_file: ToneFile, tone_model_file: Path, tmp_path: Path, first: str
+) -> None:
+    """A folder where the picture should go, a name that no file can have."""
+    if first == "b.wav":
+        tone_file(first, 2, *BURSTS[:1])
+        (tmp_path / "b.png").mkdir()
+    good = tone_file("good.wav", 2, ("low", 0.5, 0.4))
+    arguments = ("infer", tmp_path / first, good, "--model", tone_model_file, "--format", "jsonl", "--png")
+    code, out, err = run(capsys, *arguments)
+    assert code == 1
+    assert [json.loads(line)["file"] for line in out.splitlines()] == [str(good)]
+    (line,) = err.splitlines()
+    assert line.startswith(f"kws: {tmp_path / first.removesuffix('.wav')}")
+
+
+def test_infer_draws_over_no_recording_and_no_other_picture(
+    capsys: pytest.CaptureFixture[str], tone_file: ToneFile, tone_model_file: Path, tmp_path: Path
+) -> None:
+    paths = [tone_file(f"in/{name}", 2, ("low", 0.5, 0.4)) for name in ("a.wav", "a.flac", "b.wav", "pic.wav")]
+    paths[3] = paths[3].rename(tmp_path / "in" / "pic.png")
+    content = paths[3].read_bytes()
+    assert run(capsys, "infer", *paths, paths[2], "--model", tone_model_file, "--png")[0] == 0
+    assert paths[3].read_bytes() == content
+    pictures = {path.name for path in (tmp_path / "in").iterdir()} - {path.name for path in paths}
+    assert pictures == {"a.wav.png", "a.flac.png", "b.png", "pic.png.png"}
+
+
 def test_infer_has_no_label_track_of_two_files(
     capsys: pytest.CaptureFixture[str], recording: Path, tone_model_file: Path
 ) -> None:
@@ -230,6 +261,22 @@ def test_export_writes_a_folder_named_after_the_model(
     assert not (tmp_path / "no").exists()
 
 
+def test_export_of_a_header_is_whole_or_not_at_all(
+    capsys: pytest.CaptureFixture[str], tone_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, arguments = tmp_path / "out.h", ("export", "--model", tone_model_file, "--to", "c-array", "--out")
+    assert run(capsys, *arguments, "/dev/null")[0] == 0
+    out.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert run(capsys, *arguments, out) == (1, "", f"kws: {out}: cannot be written: No space left on device\n")
+    assert out.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"out.h", "tones.kws"}
+
+
 def test_export_offers_every_rounding_rule() -> None:
     assert common.ROUNDING_RULES == ROUNDING_RULES
 
@@ -243,11 +290,40 @@ def test_features_as_array_and_picture(capsys: pytest.CaptureFixture[str], recor
 
 
 def test_features_as_a_model_sees_them(
-    capsys: pytest.CaptureFixture[str], recording: Path, tone_model_file: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], recording: Path, tone_model: Model, tone_model_file: Path, tmp_path: Path
 ) -> None:
-    picture = tmp_path / "out.png"
-    assert run(capsys, "features", recording, "--model", tone_model_file, "--png", picture)[0] == 0
+    picture, arrays = tmp_path / "out.png", tmp_path / "out.npz"
+    options = ("--model", tone_model_file, "--png", picture, "--npy", arrays)
+    assert run(capsys, "features", recording, *options) == (0, "", "")
     assert picture.exists()
+    written, params = np.load(arrays), tone_model.graph.input_params
+    assert np.array_equal(written["float"], features(read_audio(recording), tone_model.frontend))
+    assert np.array_equal(written["quantized"], quantize_features(written["float"], params))
+    assert (written["scale"], written["zero_point"]) == (params.scale, params.zero_point)
+
+
+def test_features_offers_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuple(PRESETS) == common.PRESETS
+    assert ", ".join(PRESETS) in " ".join(run(capsys, "features", "--help")[1].split())
+
+
+@pytest.mark.parametrize("option", ["--png", "--npy"])
+def test_features_of_less_than_a_frame_are_an_error(
+    capsys: pytest.CaptureFixture[str], tone_file: ToneFile, tmp_path: Path, option: str
+) -> None:
+    path = tone_file("short.wav", 0.02)
+    message = f"kws: {path}: 320 samples are fewer than one frame of 480\n"
+    assert run(capsys, "features", path, option, tmp_path / "out") == (2, "", message)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--png", "--npy"])
+def test_features_are_not_written_over_the_recording(
+    capsys: pytest.CaptureFixture[str], recording: Path, option: str
+) -> None:
+    content = recording.read_bytes()
+    assert run(capsys, "features", recording, option, recording)[0] == 2
+    assert recording.read_bytes() == content
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -287,7 +363,7 @@ def test_unwritable_output_is_one_line(
 ) -> None:
     out = tmp_path / "no" / "folder.h"
     found = run(capsys, "export", "--model", tone_model_file, "--to", "c-array", "--out", out)
-    assert found == (1, "", f"kws: {out}: No such file or directory\n")
+    assert found == (1, "", f"kws: {out}: cannot be written: No such file or directory\n")
 
 
 def test_damaged_model_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -327,6 +403,14 @@ def test_reader_that_leaves_is_no_error(tone_file: ToneFile, tone_model_file: Pa
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait()
+
+
+@pytest.mark.parametrize("format_", ["table", "csv"])
+def test_closed_output_is_one_line(recording: Path, tone_model_file: Path, format_: str) -> None:
+    command = f'"{KWS}" infer "{recording}" --model "{tone_model_file}" --format {format_}'
+    result = subprocess.run(f"{command} >&-", shell=True, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (1, "kws: standard output is closed: send it to /dev/null instead\n")
+    assert subprocess.run(f"{command} 2>&-", shell=True, stdout=subprocess.PIPE).returncode == 0
 
 
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

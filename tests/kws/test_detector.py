@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from features.float_frontend import features
 from features.quantize import quantize_features
 from kws.arithmetic.quant import QuantParams
 from kws.detector import Decider, DetectionConfig, Detector, Windows, keywords_of, locate, posteriors_of
-from kws.errors import AudioError, KwsError, ModelError
+from kws.errors import AudioError, KwsError, ModelError, UsageError
 from kws.model import Model
 
 CONFIG = DetectionConfig(hop=2, smoothing=3, refractory=4, thresholds=(450, 600), releases=(200, 600))
@@ -356,3 +357,19 @@ def test_damaged_file_is_one_error(tone_model: Model, tmp_path: Path) -> None:
     path.write_bytes(b"RIFF")
     with pytest.raises(KwsError, match=r"x\.wav"):
         tone_model.detect(path)
+
+
+def test_an_hour_takes_little_more_than_its_samples(tone_model: Model) -> None:
+    samples = np.random.default_rng(0).integers(-99, 99, 600 * 16000).astype(np.int16)  # ten minutes: 19 MB
+    tracemalloc.start()
+    windows = Windows(samples, tone_model.frontend, tone_model.graph, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(windows) > 14_000
+    assert peak < 60e6  # features in floats alone are 10 bytes a sample
+
+
+@pytest.mark.parametrize("source", [[0.0] * 16000, None, 5])
+def test_what_is_no_recording_is_a_usage_error(tone_model: Model, source: Any) -> None:
+    with pytest.raises(UsageError, match=f"a {type(source).__name__} is neither a path nor a NumPy array"):
+        tone_model.detect(source)

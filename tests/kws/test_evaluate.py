@@ -147,3 +147,11 @@ def test_wilson_equals_scipy(k: int, n: int) -> None:
 
 def test_wilson_of_nothing_is_nothing() -> None:
     assert wilson(0, 0) is None
+
+
+def test_wilson_reaches_the_ends_exactly() -> None:
+    for n in range(1, 200):
+        low, high = wilson(0, n), wilson(n, n)
+        assert low is not None
+        assert high is not None
+        assert (low[0], high[1]) == (0.0, 1.0)

@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_arrays
 
 import kws.model
 from deploy.reference import run
-from kws.errors import KwsError, ModelError
+from kws.errors import KwsError, ModelError, UsageError
 from kws.model import Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -367,3 +367,15 @@ def test_mutated_arrays_are_refused_or_harmless(name: str, dtype: str, data: st.
 
 def test_refusals_are_kws_errors() -> None:
     assert issubclass(ModelError, KwsError)
+
+
+def test_no_clips_have_no_logits(model: Model) -> None:
+    none = np.zeros((0, 16000), np.int16)
+    assert model.logits(none).shape == (0, 4)
+    assert model.logits(none).dtype == np.int8
+    assert model.predict(none) == []
+
+
+def test_load_refuses_an_unknown_engine() -> None:
+    with pytest.raises(UsageError, match=r"unknown engine 'x' \(one of native, reference\)"):
+        kws.model.load(GOLDEN / "model_v1.kws", engine="x")

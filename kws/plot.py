@@ -30,6 +30,7 @@ def plot_detection(
     a threshold. MissingExtraError without matplotlib.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("pictures need matplotlib", hint="pip install 'integer-kws[plot]'") from None
@@ -44,7 +45,8 @@ def plot_detection(
     _features(image, samples, model, 2 * pixels)
     _posteriors(curves, detector, trace)
     _events(wave, curves, model, events)
-    figure.savefig(out, dpi=_DPI, format="png")
+    with rc_context({"agg.path.chunksize": 2000}):  # of points: what Agg holds while it draws a line grows with them
+        figure.savefig(out, dpi=_DPI, format="png")
 
 
 def _features(axes: Any, samples: NDArray[Any], model: Model, most: int) -> None:

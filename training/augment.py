@@ -58,13 +58,21 @@ class NoisePool:
     """Recorded noise and computed noise, laid out once; crops cost one copy.
 
     Each recording is cut in three in time, 80/10/10 %: validation and testing hear noise that training did not.
+    `whole` are recordings of this split alone, which are not cut.
     """
 
     COMPUTED_SECONDS = 60
 
-    def __init__(self, recordings: Sequence[NDArray[np.int16]], n: int, split: str, seed: int) -> None:
+    def __init__(
+        self,
+        recordings: Sequence[NDArray[np.int16]],
+        n: int,
+        split: str,
+        seed: int,
+        whole: Sequence[NDArray[np.int16]] = (),
+    ) -> None:
         begin, end = {"training": (0.0, 0.8), "validation": (0.8, 0.9), "testing": (0.9, 1.0)}[split]
-        parts = [x[int(begin * len(x)) : int(end * len(x))] for x in recordings]
+        parts = [*(x[int(begin * len(x)) : int(end * len(x))] for x in recordings), *whole]
         recorded = np.concatenate(parts).astype(np.float32) / 32768 if parts else np.zeros(0, np.float32)
         rng = np.random.default_rng([seed, 7, ("training", "validation", "testing").index(split)])
         kinds = [computed_noise(rng, kind, self.COMPUTED_SECONDS * 16000) for kind in ("white", "pink", "brown")]

@@ -4,6 +4,7 @@ CPU."""
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,23 @@ def save(path: Path, state: dict[str, Any]) -> None:
     The file appears under its name only when it is complete on disk: a kill at any moment leaves the old one or the
     new one.
     """
+    write(path, {**state, "version": VERSION, "torch_rng": torch.get_rng_state()})
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """torch.save, whole or not at all; Ctrl-C stays a KeyboardInterrupt and leaves nothing."""
+    content = io.BytesIO()  # torch turns a Ctrl-C in a file's write into a RuntimeError
+    torch.save(state, content)
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save({**state, "version": VERSION, "torch_rng": torch.get_rng_state()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +48,20 @@ class Clip:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Every clip of the joined folders and the long noise recordings, with the keywords in training order."""
+    """Every clip of the joined folders and the noise recordings, with the keywords in training order.
+
+    `noise` holds `_background_noise_`, with split "": each is cut in three in time, a part a split; and what belongs
+    to one split as a whole: `_silence_` clips, and the noise of train-only folders.
+    """
 
     keywords: tuple[str, ...]
     clips: tuple[Clip, ...]
-    noise_files: tuple[Path, ...]
+    noise: tuple[Clip, ...]
+
+    @property
+    def noise_files(self) -> tuple[Path, ...]:
+        """The noise recordings that the splits share."""
+        return tuple(clip.path for clip in self.noise if not clip.split)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -143,15 +152,37 @@ def scan(folders: Sequence[Path], *, train_only: Sequence[Path] = (), keywords: 
     clips += [clip for folder in train_only for clip in scan_folder(folder, train_only=True)]
     every = (*folders, *train_only)
     _check_empty_folders(every)
+    silence = [clip for clip in clips if clip.word == SILENCE]
     clips = [clip for clip in clips if clip.word != SILENCE]
     _check_words(clips, keywords, every)
     _check_speakers(clips)
-    noise = [path for folder in every for name in NOISE_FOLDERS for path in _sound_files(folder / name)]
-    return Corpus(tuple(keywords), tuple(clips), tuple(noise))
+    noise = [clip for folder in folders for clip in _noise(folder, split="")]
+    noise += [clip for folder in train_only for clip in _noise(folder, split="training")]
+    return Corpus(tuple(keywords), tuple(clips), (*noise, *silence))
+
+
+def _noise(folder: Path, *, split: str) -> list[Clip]:
+    name = NOISE_FOLDERS[0]
+    return [Clip(path, name, "", split) for path in _sound_files(folder / name)] if (folder / name).is_dir() else []
 
 
 def _sound_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    return sorted(_walk(folder, frozenset()))
+
+
+def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """The sound files below `folder`, through links too: corpora are often put together from links.
+
+    A link to one of the folders `above` is a loop, and is not followed.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
+            yield path
+        elif path.is_dir():
+            yield from _walk(path, above | {real})
 
 
 def _read_lists(folder: Path) -> dict[str, str] | None:
@@ -162,11 +193,19 @@ def _read_lists(folder: Path) -> dict[str, str] | None:
         path = folder / f"{split}_list.txt"
         if path.is_file():
             found = True
-            for line in path.read_text().split("\n"):
+            for line in _read_text(path).split("\n"):
                 name = line.strip()
                 if name and listed.setdefault(name, split) != split:
                     raise DataError(f"{name} is in two splits: {listed[name]} and {split}", where=path)
     return listed if found else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"line {line} is not UTF-8", where=path, hint="save it as UTF-8") from None
 
 
 def _read_speakers(folder: Path) -> list[tuple[str, str]]:
@@ -174,8 +213,7 @@ def _read_speakers(folder: Path) -> list[tuple[str, str]]:
     path = folder / "speakers.csv"
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
+    rows = [row for row in csv.reader(_read_text(path).split("\n")) if row and not row[0].startswith("#")]
     if rows and [cell.strip() for cell in rows[0]] == ["file prefix", "group"]:
         rows = rows[1:]
     for number, row in enumerate(rows, 1):
@@ -193,7 +231,7 @@ def _group_of(name: str, groups: list[tuple[str, str]]) -> str | None:
 def _check_empty_folders(folders: Iterable[Path]) -> None:
     for folder in folders:
         for word in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in word.rglob("*")):
+            if not any(_walk(word, frozenset())):
                 raise DataError("the folder holds no recording", where=word, hint="fill it or remove it")
 
 
@@ -285,6 +323,11 @@ def load(clips: Sequence[Clip], *, broken: str = "skip", advance: Callable[[int]
     return Loaded(Recordings(tuple(kept), samples, starts), tuple(errors), hashes)
 
 
-def digest(hashes: dict[Path, str]) -> str:
-    """One SHA-256 over the sorted ones of the files: the same data gives the same digest wherever the folders lie."""
-    return hashlib.sha256("\n".join(sorted(hashes.values())).encode()).hexdigest()
+def digest(loaded: Loaded) -> str:
+    """One SHA-256 over the word, file name, split and content of every file, in sorted order.
+
+    The same data gives the same digest wherever the folders lie; a clip in another split gives another.
+    """
+    clips = loaded.recordings.clips
+    rows = sorted((clip.word, clip.path.name, clip.split, loaded.hashes[clip.path]) for clip in clips)
+    return hashlib.sha256("\n".join("\0".join(row) for row in rows).encode(errors="surrogateescape")).hexdigest()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.audio import read_audio
 from features.config import FrontendConfig
 from features.quantize import clip_samples
 from features.torch_frontend import TorchFrontend
@@ -52,22 +50,29 @@ def load_data(config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, pro
     progress.start("reading clips", len(training) + len(held_out))
     loaded = load([*training, *held_out], broken=config.broken, advance=progress.advance)
     progress.finish()
-    _tell_broken(loaded.broken, progress)
+    noise = load([clip for clip in corpus.noise if clip.split != "testing"], broken=config.broken)
+    broken = (*loaded.broken, *noise.broken)
+    _tell_broken(broken, progress)
     every = loaded.recordings
     n_training = sum(clip.split == "training" for clip in every.clips)
     recordings, rest = every.part(0, n_training), every.part(n_training, len(every))
     _check_words(corpus, recordings, rest, progress)
-    noise = [read_audio(path, dtype="int16") for path in corpus.noise_files]
-    pools = [NoisePool(noise, frontend.clip_samples, split, config.seed) for split in ("training", "validation")]
+    pools = [_noise_pool(noise.recordings, frontend, split, config.seed) for split in ("training", "validation")]
     identity = {
-        "sha256": digest(loaded.hashes),
-        "noise_sha256": digest({path: hashlib.sha256(path.read_bytes()).hexdigest() for path in corpus.noise_files}),
+        "sha256": digest(loaded),
+        "noise_sha256": digest(noise),
         "training_clips": dict(Counter(clip.source or "recorded" for clip in recordings.clips)),
         "validation_clips": len(rest),
-        "broken_clips": len(loaded.broken),
+        "broken_clips": len(broken),
     }
     validation = _validation(config, corpus, frontend, rest, pools[1], n_silence)
-    return TrainingData(recordings, pools[0], validation, identity, loaded.broken)
+    return TrainingData(recordings, pools[0], validation, identity, broken)
+
+
+def _noise_pool(noise: Recordings, frontend: FrontendConfig, split: str, seed: int) -> NoisePool:
+    """What `split` may hear: its part of the shared recordings, and those that are its own."""
+    shared, own = ([noise[i] for i, clip in enumerate(noise.clips) if clip.split == of] for of in ("", split))
+    return NoisePool(shared, frontend.clip_samples, split, seed, own)
 
 
 def _tell_broken(broken: tuple[str, ...], progress: Progress) -> None:

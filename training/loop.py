@@ -157,7 +157,8 @@ class Loop:
     def save(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, epoch: int = 0) -> None:
         """Write where this training is into the file `name` of the run folder."""
         state = {
-            "config": self.config.to_dict(), "data": self.data.identity["sha256"], "phase": self.phase, "epoch": epoch,
+            "config": self.config.to_dict(), "data": self.data.identity["sha256"],
+            "noise": self.data.identity["noise_sha256"], "phase": self.phase, "epoch": epoch,
             "model": model.state_dict(), "optimizer": optimizer.state_dict() if optimizer else {},
             "history": self.history, "figures": self.figures,
         }  # fmt: skip

@@ -44,6 +44,7 @@ from torch.ao.quantization import (
 from torch.ao.quantization import prepare_qat as torch_prepare_qat
 
 from kws.errors import ModelError, UsageError
+from training import checkpoint
 from training.fake_quantized import (
     FakeQuantizedLayer,
     QatConv2d,
@@ -195,7 +196,7 @@ def save(path: Path, model: nn.Module, *, network: str, input_shape: tuple[int, 
         "ptq": not any(isinstance(module, QatConvBn2d) for module in model.modules()),
     }
     state = {name: value for name, value in model.state_dict().items() if not name.endswith(_OBSERVED)}
-    torch.save({"meta": meta, "state": state}, path)
+    checkpoint.write(path, {"meta": meta, "state": state})
 
 
 def load(path: Path) -> nn.Module:

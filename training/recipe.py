@@ -31,6 +31,9 @@ from training.networks import registry
 from training.report import Progress
 
 QUANTIZATION = {"ptq", "calibration", "scheme", "weights", "rounding"}  # options that the float phase does not see
+# What a training leaves behind beside its checkpoint and its model.
+LEFTOVERS = (FLOAT, "fake_quantized.pt", "metrics.json", "run.json", "curves.png", "confusion.png")
+MAX_KEYWORDS = 254  # a model file holds 256 labels, two of which are silence and unknown
 QAT_EPOCHS = 1_000_000  # number of the first QAT epoch: however many float epochs there are, its draws are its own
 
 
@@ -55,13 +58,16 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
     Raises UsageError and DataError for a configuration or data that cannot be used.
     """
     progress = progress or Progress()
+    _check(config)
     state = _open_run(config, resume)
     corpus = scan(config.data, train_only=config.train_only, keywords=config.keywords)
     frontend = get_preset(config.preset)
     data = load_data(config, corpus, frontend, progress)
-    if state and state["data"] != data.identity["sha256"]:
+    if state and (state["data"], state.get("noise")) != (data.identity["sha256"], data.identity["noise_sha256"]):
         raise DataError("the recordings changed since the training began", where=config.out, hint="train anew")
     if not state:
+        for name in LEFTOVERS:
+            (config.out / name).unlink(missing_ok=True)
         torch.manual_seed(config.seed)
     model = registry.build(config.network, input_shape=frontend.input_shape[:2], n_labels=len(corpus.labels))
     model = cast(Any, model).to(memory_format=torch.channels_last)  # a third faster on CPUs
@@ -92,6 +98,20 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
     return _finish(config, corpus, frontend, loop, model, data)
 
 
+def _check(config: TrainConfig) -> None:
+    """Refuse what would fail only after the clips are read, or when the model is saved. Raises UsageError."""
+    if not 0 <= config.seed < 2**64:
+        raise UsageError(f"--seed {config.seed} is outside 0 to 2^64 - 1")
+    for word in config.keywords:
+        if not (1 <= len(word) <= 64 and word.isprintable() and word == word.strip()):
+            raise UsageError(f"keyword {word!r} is not 1 to 64 printable characters")
+    if len(config.keywords) > MAX_KEYWORDS:
+        raise UsageError(f"{len(config.keywords)} keywords are more than {MAX_KEYWORDS}")
+    shape = get_preset(config.preset).input_shape[:2]
+    with torch.device("meta"):  # neither memory nor random numbers
+        registry.build(config.network, input_shape=shape, n_labels=len(config.keywords) + 2)
+
+
 def _phases(config: TrainConfig, plan_length: int) -> tuple[Phase, Phase]:
     n_float, n_qat = config.epochs_for(plan_length), config.qat_epochs_for(plan_length)
     freeze_at = round(n_qat * (1 - config.frozen_share))
@@ -112,15 +132,22 @@ def _open_run(config: TrainConfig, resume: bool) -> dict[str, Any]:
         config.out.mkdir(parents=True, exist_ok=True)
         return {}
     state = checkpoint.load(path)
-    now = config.to_dict()
-    changed = [name for name, value in state["config"].items() if name != "out" and now.get(name) != value]
+    changed = _changed(config, state)
     if changed and set(changed) <= QUANTIZATION and (config.out / FLOAT).exists():
-        return checkpoint.load(config.out / FLOAT)
+        end_of_float = checkpoint.load(config.out / FLOAT)
+        if set(_changed(config, end_of_float)) <= QUANTIZATION:
+            return end_of_float
     if changed:
         raise UsageError(
             f"--resume with another {', '.join(changed)}", where=config.out, hint="repeat the first command"
         )
     return state
+
+
+def _changed(config: TrainConfig, state: dict[str, Any]) -> list[str]:
+    """The options, but `out`, that have another value in `config` than in a checkpoint."""
+    now = config.to_dict()
+    return [name for name, value in state["config"].items() if name != "out" and now.get(name) != value]
 
 
 def _finish(

@@ -87,15 +87,25 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The commit of the source that runs, with "+" when files differ from it; None outside a checkout."""
+    """The commit of the source that runs, with "+" when files differ from it; None outside a checkout of this project.
+
+    A package installed somewhere below a stranger's checkout has nothing to do with that checkout's commit.
+    """
     folder = Path(__file__).resolve().parent.parent
+    if not (folder / "pyproject.toml").is_file():
+        return None
     git = ["git", "-C", str(folder)]
     try:
-        inside = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        top, head = (
+            subprocess.run([*git, "rev-parse", what], capture_output=True, text=True, timeout=10, check=True).stdout
+            for what in ("--show-toplevel", "HEAD")
+        )
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return inside.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    if Path(top.rstrip("\n")).resolve() != folder:
+        return None
+    return head.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:

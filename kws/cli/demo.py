@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KEYWORDS = ("yes", "stop", "left", "right")
 RUN = Path("runs/demo")
+MARK = "made-by-kws-demo"  # an empty file: what lies beside it may be removed
 EQUAL, STEPS = 0.995, 1  # share of equal logits and largest difference that the integers must keep to
 
 
@@ -67,11 +68,13 @@ def _corpus() -> Path:
 
 
 def _clear(run: Path) -> None:
-    """Remove what an earlier demo left; UsageError where the folder holds anything else."""
+    """Make the folder anew, marked as the demo's own; UsageError where it holds anything else than an earlier demo."""
     if run.exists():
-        if not (run / "checkpoint.pt").is_file():
+        if run.is_symlink() or not run.is_dir() or (any(run.iterdir()) and not (run / MARK).is_file()):
             raise UsageError("exists and is no run of the demo", where=run, hint="move it away")
         shutil.rmtree(run)
+    run.mkdir(parents=True)
+    (run / MARK).touch()
 
 
 def _compare(model: Model, corpus: Path) -> bool:

@@ -93,6 +93,7 @@ def train(keywords: str, resume: bool, pitch: float, tempo: float, **options: An
     from kws.train import train as run
     from training.augment import AugmentConfig
     from training.config import TrainConfig
+    from training.loop import CHECKPOINT
 
     words = tuple(word.strip() for word in keywords.split(",") if word.strip())
     config = TrainConfig(keywords=words, augment=AugmentConfig(pitch=pitch, tempo=tempo), **options)
@@ -100,7 +101,12 @@ def train(keywords: str, resume: bool, pitch: float, tempo: float, **options: An
         try:
             model = run(config, resume=resume, progress=bars.progress)
         except KeyboardInterrupt:
-            click.echo(f"interrupted; the same command with --resume goes on from {config.out}", err=True)
+            again = (
+                f"the same command with --resume goes on from {config.out}"
+                if (config.out / CHECKPOINT).is_file()
+                else "nothing is trained yet: repeat the command"
+            )
+            click.echo(f"interrupted; {again}", err=True)
             raise
     click.echo(f"wrote {model}")
 
@@ -142,6 +148,6 @@ def _progress(display: Any) -> Progress:
             display.remove_task(self.task)
 
         def note(self, line: str) -> None:
-            display.console.print(line, highlight=False)
+            display.console.print(line, highlight=False, markup=False)
 
     return Bars()

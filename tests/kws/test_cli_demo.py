@@ -62,14 +62,19 @@ def test_demo_needs_a_clone(
 
 def test_demo_removes_only_its_own_runs(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "demo"
+    run.mkdir(parents=True)  # empty: holds nothing to lose
     demo._clear(run)
-    run.mkdir(parents=True)
+    (run / "checkpoint.pt").touch()
+    demo._clear(run)
+    assert [path.name for path in run.iterdir()] == [demo.MARK]
+    (run / demo.MARK).unlink()
     (run / "thesis.txt").write_text("precious")
     with pytest.raises(UsageError, match="is no run of the demo"):
         demo._clear(run)
-    (run / "checkpoint.pt").write_text("")
-    demo._clear(run)
-    assert not run.exists()
+    (run / "checkpoint.pt").write_text("")  # a training, of somebody else
+    with pytest.raises(UsageError, match="is no run of the demo"):
+        demo._clear(run)
+    assert (run / "thesis.txt").exists()
 
 
 def test_demo_prints_events_beside_the_truth(

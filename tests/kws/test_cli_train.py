@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,29 @@ def test_interrupt_leaves_a_checkpoint_and_exit_code_130(
         assert main(arguments(words, tmp_path / "run", "--epochs", "1")) == 130
     assert "--resume goes on" in capsys.readouterr().err
     assert main(arguments(words, tmp_path / "run", "--epochs", "1", "--resume")) == 0
+
+
+def test_interrupt_while_clips_are_read_promises_nothing(
+    words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.loading.load", interrupted)
+    assert main(arguments(words, tmp_path / "run")) == 130
+    said = capsys.readouterr().err
+    assert "repeat the command" in said
+    assert "--resume" not in said
+
+
+def test_broken_clip_with_brackets_in_its_path_is_named(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "a[" / "b]" / "words"
+    shutil.copytree(words, data)
+    (data / "low" / "x_nohash_0.wav").write_bytes(b"RIFF")
+    assert main(arguments(data, tmp_path / "run", "--epochs", "1", "--ptq")) == 0
+    assert "a[/b]" in capsys.readouterr().err.replace("\n", "")
 
 
 @pytest.mark.parametrize(

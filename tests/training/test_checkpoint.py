@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,21 @@ def test_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         checkpoint.save(path, {"epoch": 2, "bad": Unwritable()})
     assert checkpoint.load(path)["epoch"] == 1
+
+
+def test_interrupt_while_writing_stays_one_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(io.BytesIO):
+        def write(self, content: object) -> int:
+            raise KeyboardInterrupt
+
+    def opened(path: Path, mode: str) -> Interrupted:
+        path.touch()
+        return Interrupted()
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path / "c.pt", {"weights": torch.zeros(1000)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:

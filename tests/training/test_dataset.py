@@ -114,7 +114,8 @@ def test_noise_folders_are_noise_and_not_words(words: Path) -> None:
     write_clip(words / "_background_noise_" / "tap.wav")
     write_clip(words / "_silence_" / "1.wav")
     corpus = scan([words], keywords=["yes"])
-    assert {path.parent.name for path in corpus.noise_files} == {"_background_noise_", "_silence_"}
+    assert {path.parent.name for path in corpus.noise_files} == {"_background_noise_"}
+    assert {clip.word for clip in corpus.noise} == {"_background_noise_", "_silence_"}
     assert {clip.word for clip in corpus.clips} == {"yes", "no", "bird"}
     assert "_silence_" in {clip.word for clip in scan_folder(words)}
 
@@ -207,6 +208,42 @@ def test_load_returns_each_clip_s_samples(tmp_path: Path) -> None:
     assert loaded.hashes[paths[0]] == hashlib.sha256(paths[0].read_bytes()).hexdigest()
 
 
-def test_digest_depends_on_contents_and_not_on_places(tmp_path: Path) -> None:
-    assert digest({Path("a"): "1", Path("b"): "2"}) == digest({Path("c"): "2", Path("d"): "1"})
-    assert digest({Path("a"): "1"}) != digest({Path("a"): "2"})
+def test_digest_depends_on_names_splits_and_contents_and_not_on_places(tmp_path: Path) -> None:
+    def of(path: str, value: int, split: str = "training") -> str:
+        return digest(load([Clip(write_clip(tmp_path / path, value=value), "yes", "", split)]))
+
+    assert of("a/yes/1.wav", 5) == of("b/yes/1.wav", 5)
+    assert len({of("a/yes/1.wav", 5), of("a/yes/1.wav", 6), of("a/yes/2.wav", 5), of("a/yes/1.wav", 5, "testing")}) == 4
+
+
+def test_noise_of_one_split_stays_there(words: Path, tmp_path: Path) -> None:
+    write_clip(words / "_background_noise_" / "tap.wav")
+    for split in ("training", "validation", "testing"):
+        write_clip(words / "_silence_" / f"{speakers_in(split, 1)[0]}_nohash_0.wav")
+    write_clip(tmp_path / "synthetic" / "yes" / "v_nohash_0.wav")
+    write_clip(tmp_path / "synthetic" / "_background_noise_" / "fan.wav")
+    corpus = scan([words], train_only=[tmp_path / "synthetic"], keywords=["yes"])
+    assert [path.name for path in corpus.noise_files] == ["tap.wav"]
+    splits = Counter((clip.word, clip.split) for clip in corpus.noise)
+    assert splits == {
+        ("_background_noise_", ""): 1, ("_background_noise_", "training"): 1,
+        ("_silence_", "training"): 1, ("_silence_", "validation"): 1, ("_silence_", "testing"): 1,
+    }  # fmt: skip
+
+
+def test_linked_folders_are_read_and_loops_are_not_followed(words: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "again").symlink_to(linked)
+    for word in ("yes", "no"):
+        (linked / word).symlink_to(words / word)
+    clips = scan_folder(linked)
+    assert Counter(clip.word for clip in clips) == {"yes": 7, "no": 7}
+    assert clips[0].path.parent == linked / "no"
+
+
+@pytest.mark.parametrize("name", ["validation_list.txt", "testing_list.txt", "speakers.csv"])
+def test_text_that_is_not_utf8_is_one_error(words: Path, name: str) -> None:
+    (words / name).write_bytes(b"a,b\nj\xfcrgen,c\n")
+    with pytest.raises(DataError, match=rf"{name}: line 2 is not UTF-8"):
+        scan_folder(words)

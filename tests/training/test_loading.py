@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from features.config import get_preset
 from features.float_frontend import features
@@ -27,10 +28,16 @@ class Notes(Progress):
         self.lines.append(line)
 
 
-def load_from(folder: Path, keywords: tuple[str, ...] = ("low", "high")) -> tuple[TrainingData, list[str]]:
-    config = TrainConfig(data=(folder,), keywords=keywords, out=folder / "run")
+def load_from(
+    folder: Path,
+    keywords: tuple[str, ...] = ("low", "high"),
+    train_only: tuple[Path, ...] = (),
+    broken: str = "skip",
+) -> tuple[TrainingData, list[str]]:
+    config = TrainConfig(data=(folder,), keywords=keywords, out=folder / "run", train_only=train_only, broken=broken)
     notes = Notes()
-    return load_data(config, scan([folder], keywords=keywords), FRONTEND, notes), notes.lines
+    corpus = scan([folder], train_only=train_only, keywords=keywords)
+    return load_data(config, corpus, FRONTEND, notes), notes.lines
 
 
 @pytest.fixture
@@ -90,3 +97,45 @@ def test_what_nothing_can_be_said_about_is_noted(copy: Path) -> None:
         "no validation clip of low: nothing says how well they are found",
         "no other words in the data: nothing teaches the network what to ignore",
     ]
+
+
+def test_clip_moved_between_splits_is_another_identity(copy: Path) -> None:
+    shutil.rmtree(copy / "other")  # of which validation reads a draw only
+    before, _ = load_from(copy)
+    listed = (copy / "validation_list.txt").read_text()
+    (copy / "validation_list.txt").write_text(listed.replace("/s12_", "/s0_"))
+    after, _ = load_from(copy)
+    assert before.identity["sha256"] != after.identity["sha256"]
+
+
+def test_train_only_noise_does_not_reach_validation(tones: Path, tmp_path: Path) -> None:
+    synthetic = tmp_path / "synthetic"
+    shutil.copytree(tones / "low", synthetic / "low", ignore=shutil.ignore_patterns("s1[2-9]_*"))
+    without, _ = load_from(tones, train_only=(synthetic,))
+    (synthetic / "_background_noise_").mkdir()
+    soundfile.write(synthetic / "_background_noise_" / "loud.wav", np.full(800_000, 0.9), 16000)
+    with_noise, _ = load_from(tones, train_only=(synthetic,))
+    assert torch.equal(without.validation.features, with_noise.validation.features)
+    rngs = (np.random.default_rng(0) for _ in range(2))
+    crops = [data.noise.crops(rng, 20, 0.0)[0] for data, rng in zip((without, with_noise), rngs, strict=True)]
+    assert np.abs(crops[0]).max() < 0.2
+    assert np.abs(crops[1]).max() > 0.8
+
+
+def test_testing_silence_is_heard_nowhere(tones: Path, copy: Path) -> None:
+    (copy / "_silence_").mkdir()
+    soundfile.write(copy / "_silence_" / "t_nohash_0.wav", np.full(800_000, 0.9), 16000)
+    (copy / "testing_list.txt").write_text("_silence_/t_nohash_0.wav\n")
+    plain, data = load_from(tones)[0], load_from(copy)[0]
+    assert torch.equal(plain.validation.features, data.validation.features)
+    crops, _ = data.noise.crops(np.random.default_rng(0), 20, 0.0)
+    assert np.abs(crops).max() < 0.2
+
+
+def test_broken_noise_is_skipped_or_fatal_like_a_clip(copy: Path) -> None:
+    (copy / "_background_noise_" / "bad.wav").write_bytes(b"RIFF")
+    data, notes = load_from(copy)
+    assert "bad.wav" in data.broken[0]
+    assert "bad.wav" in notes[0]
+    with pytest.raises(DataError, match=r"bad\.wav"):
+        load_from(copy, broken="fail")

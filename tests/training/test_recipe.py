@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kws.errors import DataError, UsageError
+from kws.model import MAX_LABELS
 from training import checkpoint, qat, recipe
 from training.config import TrainConfig
 from training.loop import learning_rate
@@ -139,6 +140,57 @@ def test_resume_quantizes_a_float_network_in_another_way(trained: recipe.Trained
     whole = recipe.train(config_for(tones, tmp_path / "whole", weights="per-tensor"))
     assert np.array_equal(again.logits, whole.logits)
     assert not np.array_equal(again.logits, trained.logits)
+
+
+def test_resume_after_noise_was_added_is_refused(trained: recipe.Trained, tones: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tones, tmp_path / "tones"))
+    run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+    config = config_for(data, run)
+    for name in ("checkpoint.pt", "float.pt"):
+        state = torch.load(run / name, weights_only=True)
+        torch.save({**state, "config": config.to_dict()}, run / name)
+    shutil.copy(data / "_background_noise_" / "hum.wav", data / "_background_noise_" / "more.wav")
+    with pytest.raises(DataError, match="the recordings changed"):
+        recipe.train(config, resume=True)
+
+
+def test_float_network_of_another_training_is_not_quantized(
+    trained: recipe.Trained, tones: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+    state = torch.load(run / "float.pt", weights_only=True)
+    torch.save({**state, "config": {**state["config"], "seed": 9}}, run / "float.pt")
+    with pytest.raises(UsageError, match="--resume with another ptq"):
+        recipe.train(config_for(tones, run, ptq=True), resume=True)
+
+
+def test_fresh_start_removes_what_an_older_training_left(trained: recipe.Trained, tones: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+    (run / "checkpoint.pt").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(config_for(tones, run), progress=Interrupt("float", 1))
+    assert [path.name for path in run.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keywords": ("low", "x" * 65)}, "keyword 'x+' is not 1 to 64 printable"),
+        ({"keywords": ("low", "a\tb")}, "is not 1 to 64 printable"),
+        ({"keywords": tuple(map(str, range(255)))}, "255 keywords are more than 254"),
+        ({"network": "resnet-152"}, "network 'resnet-152' is unknown"),
+        ({"preset": "mfb41"}, "no preset 'mfb41'"),
+        ({"seed": 2**64}, "--seed 18446744073709551616 is outside"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        recipe.train(config_for(tmp_path / "nowhere", tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_most_keywords_are_what_a_model_file_holds() -> None:
+    assert recipe.MAX_KEYWORDS == MAX_LABELS - 2
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

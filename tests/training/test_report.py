@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +56,25 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 def test_versions_name_what_the_numbers_depend_on() -> None:
     assert {"python", "numpy", "torch"} <= report.versions().keys()
+
+
+def test_revision_is_that_of_the_project_s_own_checkout_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        run = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *words], capture_output=True, text=True, check=True
+        )
+        return run.stdout.strip()
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "a")
+    for root in (tmp_path, tmp_path / "lib" / "site-packages"):
+        (root / "training").mkdir(parents=True)
+    monkeypatch.setattr(report, "__file__", str(tmp_path / "training" / "report.py"))
+    assert report.git_revision() is None  # no pyproject.toml: not this project
+    (tmp_path / "pyproject.toml").touch()
+    assert report.git_revision() == git("rev-parse", "HEAD")
+    installed = tmp_path / "lib" / "site-packages"
+    (installed / "pyproject.toml").touch()
+    monkeypatch.setattr(report, "__file__", str(installed / "training" / "report.py"))
+    assert report.git_revision() is None

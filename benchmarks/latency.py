@@ -55,7 +55,7 @@ def ds_cnn_s() -> Graph:
 def onnx_model(graph: Graph) -> bytes:
     """The same integers as QLinearConv, QLinearAveragePool and QGemm; ONNX Runtime rounds half to even.
 
-    Activations are uint8, q and Z plus 128: with int8 ones its kernels take seven times as long here.
+    Activations are uint8, q and Z plus 128: with int8 ones its kernels took several times as long here.
     """
     nodes, constants, known = [], [], set()
 

@@ -162,7 +162,8 @@ def profile(graph: Graph, core: str) -> Profile:
     """The cost of a checked graph on one of CORES. UsageError for another core, or a rule that C does not compute."""
     if core not in CORES:
         raise UsageError(f"unknown core {core!r}", hint="one of " + ", ".join(CORES))
-    target, program, sizes = CORES[core], compile_graph(graph), sizes_of(compile_graph(graph))
+    target, program = CORES[core], compile_graph(graph)
+    sizes = sizes_of(program)
     kernel_of = {step.name: target.kernels[step.kernel] for step in program.steps}
     layers = []
     for op, report in zip(graph.ops, graph.check().ops, strict=True):

@@ -118,7 +118,10 @@ def _mono_blocks(sound: sf.SoundFile, path: Path, said: list[str]) -> Iterator[N
     count, limit, rows = 0, MAX_SECONDS * sound.samplerate, max(1, _BLOCK_VALUES // sound.channels)
     beyond = 0
     while True:
-        block = sound.read(rows, dtype="float32", always_2d=True)
+        try:
+            block = sound.read(rows, dtype="float32", always_2d=True)
+        except ValueError:  # the decoder stands behind the end that it claims: less than no frame is left
+            raise AudioError("is damaged: its positions do not fit its length", where=path) from None
         if len(block) == 0:
             break
         if not np.isfinite(block).all():

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
+import lzma
 import random
 import tracemalloc
 import warnings
@@ -24,7 +26,7 @@ from deploy.ops.registry import OPS
 from deploy.reference import run
 from features.audio import read_audio
 from kws.arithmetic.quant import QuantParams
-from kws.errors import KwsError, ModelError
+from kws.errors import AudioError, KwsError, ModelError
 from kws.model import MAX_NESTING, Model
 from tests.fuzz import fuzz_audio, fuzz_model
 from tests.fuzz.common import MAX_LINE
@@ -274,3 +276,18 @@ def test_a_small_file_of_four_hours_takes_the_memory_of_its_samples(tmp_path: Pa
     tracemalloc.stop()
     assert len(samples) > 23_000_000
     assert peak < 1.2 * samples.nbytes + 60e6  # one block of decoded sound is 16 MB, a few of those
+
+
+# An Ogg file (xz, base64) that the fuzzer made: its pages lie about their positions, under right checksums.
+_LYING_POSITIONS = (
+    "/Td6WFoAAATm1rRGAgAhARwAAAAQz1jM4AXCAMddACeZ7KYAAP+73HiS3peLHP4Aejhy2AlYMs1f5HWLV/35rv3s1t1/3HV/BGIk"
+    "UDeognSg4mZifERZz0hlt++TZAxp1UmmhjXgUjUXw5aGUxXeQ9BAUl6jpfPmWkUhRINMrkabqJ7MzwFNZq7RE8CVFiVkVDOfY+cz"
+    "nxvucUcXgSordBBuV9VTWqQLxXpatMRlbKQSi86BzUoVP8IPn965sDsjxhkXozlQH8wm6WX9+N0SuLSFJsViCfit8FYjaGgNiv/2"
+    "f0gDPAAAAA++aL69gXhWAAHjAcMLAABIOkgGscRn+wIAAAAABFla"
+)
+
+
+def test_an_ogg_file_whose_positions_do_not_fit_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "x.ogg").write_bytes(lzma.decompress(base64.b64decode(_LYING_POSITIONS)))
+    with pytest.raises(AudioError, match="is damaged: its positions do not fit its length"):
+        read_audio(tmp_path / "x.ogg", dtype="int16")

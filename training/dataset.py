@@ -26,7 +26,7 @@ UNKNOWN = "_unknown_"
 NOISE_FOLDERS = ("_background_noise_", SILENCE)
 PHRASES = "_phrases"
 SPLITS = ("training", "validation", "testing")
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".aif", ".aiff", ".mp3"})
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".aif", ".aiff", ".mp3", ".au", ".caf", ".w64"})
 VALIDATION_PERCENT = TESTING_PERCENT = 10.0
 UNKNOWN_PERCENT = SILENCE_PERCENT = 10  # of the keyword clips of a split, rounded up: the data set's convention
 _HASH_BUCKETS = 2**27 - 1

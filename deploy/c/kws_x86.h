@@ -50,4 +50,22 @@ static inline kws_padded kws_padded_of(const kws_window *window)
     return p;
 }
 
+static inline size_t kws_pack_aligned(size_t size)
+{
+    return (size + KWS_PACK_ALIGNMENT - 1) / KWS_PACK_ALIGNMENT * KWS_PACK_ALIGNMENT;
+}
+
+/* For paths that lay nothing out anew, and that need no scratch memory */
+static inline void kws_pack_nothing(void *op, void *packed)
+{
+    (void)op;
+    (void)packed;
+}
+
+static inline size_t kws_no_scratch(const void *op)
+{
+    (void)op;
+    return 0;
+}
+
 #endif

@@ -42,11 +42,6 @@ static int32_t blocks_of(int32_t channels)
     return (channels + BLOCK - 1) / BLOCK;
 }
 
-static size_t aligned(size_t size)
-{
-    return (size + KWS_PACK_ALIGNMENT - 1) / KWS_PACK_ALIGNMENT * KWS_PACK_ALIGNMENT;
-}
-
 static void pack_requant(requant8 *to, int32_t lane, const kws_requant *requant, int32_t channel)
 {
     const int32_t i = requant->per_channel ? channel : 0;
@@ -146,12 +141,12 @@ static size_t padded_size(const void *op_)
 {
     const kws_affine *op = (const kws_affine *)op_;
     const kws_padded p = kws_padded_of(&op->window);
-    return aligned(((size_t)p.h * (size_t)p.w * (size_t)op->window.in_c + 32) * 2);
+    return kws_pack_aligned(((size_t)p.h * (size_t)p.w * (size_t)op->window.in_c + 32) * 2);
 }
 
 static size_t packed_size(size_t groups, size_t blocks)
 {
-    return aligned(sizeof(packed_affine)) + aligned(groups * 4)
+    return kws_pack_aligned(sizeof(packed_affine)) + kws_pack_aligned(groups * 4)
            + blocks * (groups * BLOCK * 4 + BLOCK * 4 + VECTORS * sizeof(requant8));
 }
 
@@ -171,11 +166,11 @@ static size_t conv2d_packed_size(const void *op_)
 static void lay_out(packed_affine *to, int32_t groups, int32_t blocks, int32_t **offsets, int16_t **weights,
                     int32_t **bias, requant8 **requant)
 {
-    int8_t *at = (int8_t *)to + aligned(sizeof *to);
+    int8_t *at = (int8_t *)to + kws_pack_aligned(sizeof *to);
     memset(to, 0, packed_size((size_t)groups, (size_t)blocks));
     to->groups = groups;
     to->offsets = *offsets = (int32_t *)(void *)at;
-    at += aligned((size_t)groups * 4);
+    at += kws_pack_aligned((size_t)groups * 4);
     to->requant = *requant = (requant8 *)(void *)at;
     at += (size_t)(blocks * VECTORS) * sizeof(requant8);
     to->bias = *bias = (int32_t *)(void *)at;
@@ -396,18 +391,6 @@ static size_t average_pool_suits(const void *op_)
     return w->kernel_h * w->kernel_w <= 255 && w->in_c >= 16;
 }
 
-static void pack_nothing(void *op, void *packed)
-{
-    (void)op;
-    (void)packed;
-}
-
-static size_t no_scratch(const void *op)
-{
-    (void)op;
-    return 0;
-}
-
 static TARGET void average_pool(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output,
                                 void *scratch)
 {
@@ -444,7 +427,7 @@ static TARGET void average_pool(const void *op_, const int8_t *input, const int8
 }
 
 const kws_fast_path kws_avx2_paths[] = {
-    {"average_pool avx2", kws_average_pool, average_pool, average_pool_suits, pack_nothing, no_scratch},
+    {"average_pool avx2", kws_average_pool, average_pool, average_pool_suits, kws_pack_nothing, kws_no_scratch},
     {"conv2d avx2", kws_conv2d, conv2d, conv2d_packed_size, conv2d_pack, padded_size},
     {"depthwise_conv2d avx2", kws_depthwise_conv2d, depthwise_conv2d, depthwise_packed_size, depthwise_pack,
      padded_size},

@@ -78,11 +78,6 @@ static int32_t blocks_of(int32_t channels)
     return (channels + BLOCK - 1) / BLOCK;
 }
 
-static size_t aligned(size_t size)
-{
-    return (size + KWS_PACK_ALIGNMENT - 1) / KWS_PACK_ALIGNMENT * KWS_PACK_ALIGNMENT;
-}
-
 static void pack_requant(requant16 *to, int32_t lane, const kws_requant *requant, int32_t channel)
 {
     const int32_t i = requant->per_channel ? channel : 0;
@@ -169,7 +164,7 @@ static size_t padded_size(const void *op_)
 {
     const kws_affine *op = (const kws_affine *)op_;
     const kws_padded p = kws_padded_of(&op->window);
-    return aligned((size_t)p.h * (size_t)p.w * (size_t)op->window.in_c + 64);
+    return kws_pack_aligned((size_t)p.h * (size_t)p.w * (size_t)op->window.in_c + 64);
 }
 
 static size_t conv2d_packed_size(const void *op_)
@@ -178,7 +173,7 @@ static size_t conv2d_packed_size(const void *op_)
     const kws_padded p = kws_padded_of(&op->window);
     const size_t groups = (size_t)(p.n_segments * ((p.segment + 3) / 4));
     const size_t blocks = (size_t)blocks_of(op->window.out_c);
-    return aligned(sizeof(packed_conv2d)) + 2 * aligned(groups * 4)
+    return kws_pack_aligned(sizeof(packed_conv2d)) + 2 * kws_pack_aligned(groups * 4)
            + blocks * (groups * BLOCK * 4 + BLOCK * 4 + VECTORS * sizeof(requant16));
 }
 
@@ -190,7 +185,7 @@ static void conv2d_pack(void *op_, void *packed)
     const kws_padded p = kws_padded_of(w);
     const int32_t per_segment = (p.segment + 3) / 4, size = p.segment * p.n_segments;
     const int32_t blocks = blocks_of(w->out_c);
-    int8_t *at = (int8_t *)packed + aligned(sizeof *to);
+    int8_t *at = (int8_t *)packed + kws_pack_aligned(sizeof *to);
     int32_t *offsets, *ones, *bias, s, g, i, block;
     requant16 *requant;
     int8_t *weights;
@@ -199,9 +194,9 @@ static void conv2d_pack(void *op_, void *packed)
     to->way = way_of(op);
     to->groups = p.n_segments * per_segment;
     to->offsets = offsets = (int32_t *)(void *)at;
-    at += aligned((size_t)to->groups * 4);
+    at += kws_pack_aligned((size_t)to->groups * 4);
     to->ones = ones = (int32_t *)(void *)at;
-    at += aligned((size_t)to->groups * 4);
+    at += kws_pack_aligned((size_t)to->groups * 4);
     to->requant = requant = (requant16 *)(void *)at;
     at += (size_t)(blocks * VECTORS) * sizeof(requant16);
     to->bias = bias = (int32_t *)(void *)at;
@@ -436,7 +431,7 @@ static size_t depthwise_packed_size(const void *op_)
     const size_t blocks = (size_t)blocks_of(w->out_c), groups = (size_t)(w->kernel_h + 3) / 4;
     if (w->in_c != w->out_c || op->weight_zero_point != 0)
         return 0;
-    return aligned(sizeof(packed_depthwise))
+    return kws_pack_aligned(sizeof(packed_depthwise))
            + blocks * ((size_t)w->kernel_w * groups * BLOCK * 4 + BLOCK * 4 + VECTORS * sizeof(requant16));
 }
 
@@ -446,7 +441,7 @@ static void depthwise_pack(void *op_, void *packed)
     const kws_window *w = &op->window;
     packed_depthwise *to = (packed_depthwise *)packed;
     const int32_t groups = (w->kernel_h + 3) / 4, blocks = blocks_of(w->out_c);
-    int8_t *at = (int8_t *)packed + aligned(sizeof *to), *weights;
+    int8_t *at = (int8_t *)packed + kws_pack_aligned(sizeof *to), *weights;
     int32_t *bias, c, i, j;
     requant16 *requant;
     memset(packed, 0, depthwise_packed_size(op));
@@ -693,20 +688,8 @@ static size_t always_suits(const void *op)
     return 1;
 }
 
-static void pack_nothing(void *op, void *packed)
-{
-    (void)op;
-    (void)packed;
-}
-
-static size_t no_scratch(const void *op)
-{
-    (void)op;
-    return 0;
-}
-
 const kws_fast_path kws_avx512_paths[] = {
-    {"add avx512", kws_add, add, always_suits, pack_nothing, no_scratch},
+    {"add avx512", kws_add, add, always_suits, kws_pack_nothing, kws_no_scratch},
     {"conv2d avx512-vnni", kws_conv2d, conv2d, conv2d_packed_size, conv2d_pack, padded_size},
     {"depthwise_conv2d avx512-vnni", kws_depthwise_conv2d, depthwise_conv2d, depthwise_packed_size, depthwise_pack,
      padded_size},

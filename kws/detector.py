@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from deploy.ops.softmax import integer_softmax, softmax_multiplier
 from features.audio import read_audio
 from features.config import FrontendConfig
-from features.float_frontend import features
-from features.quantize import quantize_features, recording_features
+from features.frontend import input_features, recording_features
 from kws.errors import AudioError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -261,7 +260,7 @@ class Windows:
         """Windows start..stop - 1 (or up to the last): int8 (n, n_frames, n_features)."""
         if self._frames is not None:
             return np.ascontiguousarray(np.moveaxis(self._frames[start:stop], 1, 2))
-        clips: NDArray[np.int8] = quantize_features(features(self._clips[start:stop], self._frontend), self._params)
+        clips: NDArray[np.int8] = input_features(self._clips[start:stop], self._frontend, self._params)
         return clips
 
     def first_frame(self, window: int) -> int:

@@ -27,8 +27,8 @@ from deploy.codec import fields_of, graph_from_dict, graph_to_dict, items_of, st
 from deploy.graph import Graph
 from deploy.ops.softmax import softmax_multiplier
 from features.config import FrontendConfig
-from features.float_frontend import features
-from features.quantize import clip_samples, quantize_features
+from features.frontend import input_features
+from features.quantize import clip_samples
 from features.tables import mel_weights
 from kws.detector import DetectionConfig, Detector, Event
 from kws.errors import KwsError, ModelError, UsageError
@@ -36,7 +36,8 @@ from kws.errors import KwsError, ModelError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VERSION = 1
+VERSION = 2
+"""2: `frontend.arithmetic`, which was always "float" before."""
 SUFFIX = ".kws"
 RUN_FILE = "model.kws"
 SHIPPED = Path(__file__).parent / "models"
@@ -129,14 +130,14 @@ class Model:
             what = f"version {str(version)[:20]} is newer than {VERSION}, the newest that this program reads"
             raise ModelError(what, hint="update integer-kws")
         found = fields_of(values, _FIELDS, "model")
-        if version != VERSION or type(version) is not int:
+        if version not in (1, VERSION) or type(version) is not int:
             raise ModelError("is not a version", where="version")
         _, graph, frontend, labels, detection, provenance = found
         if not isinstance(provenance, dict):
             raise ModelError("is not an object", where="provenance")
         model = cls(
             graph_from_dict(graph, arrays),
-            _frontend(frontend),
+            _frontend({"arithmetic": "float", **frontend} if version == 1 and isinstance(frontend, dict) else frontend),
             tuple(string(label, where) for label, where in items_of(labels, "labels", MAX_LABELS)),
             DetectionConfig.from_dict(detection),
             provenance,
@@ -169,7 +170,7 @@ class Model:
         clips = np.empty((len(batch), self.frontend.clip_samples), batch.dtype)
         for clip, samples_of_clip in zip(clips, batch, strict=True):
             clip[:] = clip_samples(samples_of_clip, len(clip))
-        q = quantize_features(features(clips, self.frontend), self.graph.input_params)
+        q = input_features(clips, self.frontend, self.graph.input_params)
         return self.run(q[..., None])
 
     def run(self, x: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -74,6 +74,7 @@ def test_reads_the_golden_file_of_version_1(model: Model) -> None:
     np.testing.assert_array_equal(run(model.graph, vectors["x"]), vectors["y"])
     assert model.labels == ("yes", "no", "_silence_", "_unknown_")
     assert model.frontend.n_mfcc == 10
+    assert model.frontend.arithmetic == "float"
     assert model.detection.thresholds == (1224, 1224)
     assert model.provenance == {"made by": "tests/golden/make_model_v1.py"}
 
@@ -166,8 +167,8 @@ def test_detect_takes_a_file_or_samples(model: Model, tmp_path: Path) -> None:
 
 
 def test_a_newer_version_is_refused_in_one_line() -> None:
-    message = _refusal(_file({"version": 2, "whatever": []}))
-    assert message == "version 2 is newer than 1, the newest that this program reads (update integer-kws)"
+    message = _refusal(_file({"version": 3, "whatever": []}))
+    assert message == "version 3 is newer than 2, the newest that this program reads (update integer-kws)"
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ class StreamPlan:
     calls: tuple[Call, ...]
     input: str
     output: str
+    rounding: str
     stride: int
     windows: int
     lag: int
@@ -152,7 +153,7 @@ class _Planner:
         }
         calls = tuple(self._with_output(call, buffers) for call in self.calls)
         lag = self.lags[last.buffer] + last.shift
-        return StreamPlan(buffers, calls, graph.input, last.buffer, self.stride, self.windows, lag)
+        return StreamPlan(buffers, calls, graph.input, last.buffer, graph.rounding, self.stride, self.windows, lag)
 
     def _with_output(self, call: Call, buffers: dict[str, Buffer]) -> Call:
         """Views count from the end of a buffer until its length is known."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of a detection: waveform, features, posteriors and events on one time axis."""
+"""Pictures: a detection with waveform, features, posteriors and events; the curves of tuning and evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from kws.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from kws.model import Model
+    from kws.tune import Tuning
 
 _INCHES_A_SECOND = 0.5
 _DPI = 100
@@ -94,3 +96,51 @@ def _events(wave: Any, curves: Any, model: Model, events: list[Event]) -> None:
 
 def _color(index: int) -> str:
     return f"C{index % 10}"
+
+
+def plot_tuning(tuning: Tuning, out: Path) -> None:
+    """For each keyword the share missed and the false accepts an hour at each threshold, and what was chosen.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    from kws.tune import LEVELS
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("pictures need matplotlib", hint="pip install 'integer-kws[plot]'") from None
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    missed, false = figure.subplots(2, 1, sharex=True)
+    for i, keyword in enumerate(tuning.keywords):
+        chosen = tuning.chosen[i]
+        (line,) = missed.plot(LEVELS, 100 * (1 - tuning.found[i] / max(tuning.said[i], 1)), label=keyword)
+        missed.plot(
+            LEVELS[chosen], 100 * (1 - tuning.found[i, chosen] / max(tuning.said[i], 1)), "o", color=line.get_color()
+        )
+        false.plot(LEVELS, tuning.false[i] / tuning.hours, color=line.get_color())
+        false.plot(LEVELS[chosen], tuning.false[i, chosen] / tuning.hours, "o", color=line.get_color())
+    missed.set(ylabel="words missed, %", title="thresholds by keyword; dots: chosen")
+    missed.legend(ncols=2, fontsize="small")
+    false.set(ylabel="false accepts an hour", xlabel="threshold, of the largest sum", yscale="symlog", ylim=0)
+    figure.savefig(out, dpi=_DPI, format="png")
+
+
+def plot_det(curves: Mapping[str, Sequence[tuple[float, float | None]]], out: Path) -> None:
+    """Detection error trade-off: (false accepts an hour, miss rate) of each keyword as its threshold rises.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("pictures need matplotlib", hint="pip install 'integer-kws[plot]'") from None
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.subplots()
+    for keyword, points in curves.items():
+        shown = [(false, 100 * miss) for false, miss in points if miss is not None]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), marker=".", label=keyword)
+    axes.set(xlabel="false accepts an hour", ylabel="words missed, %", xscale="symlog", xlim=0, ylim=(0, 100))
+    axes.legend(ncols=2, fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(out, dpi=_DPI, format="png")

@@ -17,7 +17,7 @@ import click
 
 from kws.errors import KwsError
 
-COMMANDS = ("train", "evaluate", "infer", "export", "inspect", "profile", "features", "demo")
+COMMANDS = ("train", "tune", "evaluate", "infer", "listen", "export", "inspect", "profile", "features", "demo")
 
 
 class _Commands(click.Group):

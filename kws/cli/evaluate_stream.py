@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kws evaluate --stream`: misses, false accepts an hour and latency of a detector, under several conditions."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kws.cli.common import columns, progress
+
+if TYPE_CHECKING:
+    from kws.model import Model
+
+
+def run_streams(
+    model: Model, *, stream: Path | None, negatives: Path | None, tolerance_ms: int, det: Path | None,
+    noise: Path | None, snr: str, gain: str, as_json: bool,
+) -> int:  # fmt: skip
+    """Evaluate, print, draw; the exit code."""
+    import numpy as np
+
+    from features.audio import read_audio
+    from kws.errors import UsageError
+    from kws.stream_evaluate import evaluate_streams, mixed, recordings_in
+
+    if bool(noise) != bool(snr):
+        raise UsageError("--noise and --snr belong together")
+    gains, ratios = _numbers(gain, "--gain"), _numbers(snr, "--snr") if snr else [None]
+    sound = None
+    if noise:
+        files = recordings_in(noise) if noise.is_dir() else [noise]
+        sound = np.concatenate([read_audio(f, dtype="int16", sample_rate=model.frontend.sample_rate) for f in files])
+    conditions: list[dict[str, Any]] = []
+    broken: tuple[str, ...] = ()
+    for ratio in ratios:
+        for gain_db in gains:
+            plain = ratio is None and gain_db == 0.0
+            change = None if plain else partial(mixed, noise=sound, snr_db=ratio, gain_db=gain_db)
+            with progress("listening") as update:
+                result = evaluate_streams(
+                    model, stream, negatives, tolerance=tolerance_ms / 1000, change=change, progress=update
+                )
+            conditions.append({"snr_db": ratio, "gain_db": gain_db, **result.to_dict()})
+            broken = result.broken
+    if det:
+        _det(model, stream, negatives, tolerance_ms / 1000, det)
+    if as_json:
+        click.echo(json.dumps(conditions[0] if len(conditions) == 1 else conditions, indent=2))
+    else:
+        click.echo("\n\n".join(table(condition) for condition in conditions))
+    for line in broken:
+        click.echo(f"kws: {line}", err=True)
+    return 1 if broken else 0
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures of one condition for people to read."""
+    rows = [["keyword", "said", "missed", "false", "latency, median", "95 %"]]
+    every = {**figures["by_keyword"], "all": figures}
+    for keyword, of in every.items():
+        times = [f"{of[name]:.2f} s" if of[name] is not None else "-" for name in ("latency_median", "latency_p95")]
+        rows.append([keyword, str(of["said"]), str(of["missed"]), str(of["false_accepts"]), *times])
+    condition = [f"noise at {figures['snr_db']:g} dB"] if figures["snr_db"] is not None else []
+    condition += [f"gain {figures['gain_db']:g} dB"] if figures["gain_db"] else []
+    lines = [", ".join(condition), ""] if condition else []
+    lines += [columns(rows), ""]
+    if figures["said"]:
+        low, high = figures["miss_rate_ci95"]
+        share = 100 * figures["miss_rate"]
+        lines.append(f"missed         {share:.2f} % [{100 * low:.2f}, {100 * high:.2f}] of {figures['said']} words")
+    rate, bound = figures["false_accepts_per_hour"], figures["false_accepts_per_hour_upper95"]
+    lines.append(
+        f"false accepts  {rate:.2f} an hour, at most {bound:.2f} with 95 % confidence: {figures['false_accepts']} in "
+        f"{figures['hours']:.2f} hours"
+    )
+    if figures["false_accepts_are_an_upper_bound"]:
+        lines.append("               some segments are not written down: a false accept there may be a true word")
+    return "\n".join(lines)
+
+
+def _numbers(text: str, option: str) -> list[Any]:
+    from kws.errors import UsageError
+
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not numbers with commas between") from None
+    if not all(abs(value) <= 200 for value in values):
+        raise UsageError(f"{option} {text!r} is beyond 200 dB")
+    return values
+
+
+def _det(model: Model, stream: Path | None, negatives: Path | None, tolerance: float, out: Path) -> None:
+    """The curves of all keywords, as a picture and as JSON beside it."""
+    from kws.plot import plot_det
+    from kws.stream_evaluate import DET_SHARES, det_curves
+
+    with progress("thresholds") as update:
+        curves = det_curves(model, stream, negatives, tolerance=tolerance, progress=update)
+    values = {
+        keyword: [
+            {"threshold": share, "false_accepts_per_hour": false, "miss_rate": miss}
+            for share, (false, miss) in zip(DET_SHARES, points, strict=True)
+        ]
+        for keyword, points in curves.items()
+    }
+    out.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    plot_det(curves, out)

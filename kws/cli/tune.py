@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kws tune`: thresholds from validation words and hours without a keyword."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kws.cli.common import PATH, columns, load_model, model_option, progress
+
+if TYPE_CHECKING:
+    from kws.tune import Tuning
+
+
+@click.command()
+@model_option
+@click.option("--data", type=PATH, required=True, help="One folder a word; the validation clips are used.")
+@click.option("--negatives", type=PATH, required=True, help="A folder of recordings without any keyword.")
+@click.option("--max-fa-per-hour", type=click.FloatRange(0), default=0.5, show_default=True, help="False accepts.")
+@click.option("--out", type=PATH, help="Where the tuned model goes. [default: the model's own file]")
+@click.option("--png", type=PATH, help="Draw the curves that the thresholds come from.")
+def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: Path | None, png: Path | None) -> None:
+    """Choose a threshold for each keyword and write them into the model.
+
+    Finds the thresholds that miss fewest words while the negatives give at most so many false accepts an hour. Clips
+    of the testing split are refused. The rate is that observed on the negatives; the bound beside it is what so many
+    hours can show.
+    """
+    from kws.errors import UsageError
+    from kws.model import SHIPPED, resolve
+    from kws.tune import tune as run
+
+    target = out or resolve(model)
+    if out is None and target.parent == SHIPPED:
+        raise UsageError("a model that ships is not changed", hint="give --out FILE.kws")
+    with progress("tuning") as update:
+        tuned, tuning = run(load_model(model), data, negatives, max_fa_per_hour, progress=update)
+    click.echo(table(tuning, max_fa_per_hour))
+    if png:
+        _draw(tuning, png)
+    tuned.save(target)
+    click.echo(f"wrote {target}")
+
+
+def table(tuning: Tuning, limit: float) -> str:
+    """What was chosen, for people to read."""
+    from kws.tune import LEVELS
+
+    rows = [["keyword", "threshold", "found", "false accepts"]]
+    for i, (keyword, level) in enumerate(zip(tuning.keywords, tuning.chosen, strict=True)):
+        found = f"{tuning.found[i, level]} of {tuning.said[i]}"
+        rows.append([keyword, f"{LEVELS[level]:.2f}", found, str(tuning.false[i, level])])
+    rate = tuning.false_accepts / tuning.hours
+    lines = [
+        columns(rows),
+        "",
+        f"{tuning.words_found} of {tuning.said.sum()} words found, {tuning.false_accepts} false accepts in "
+        f"{tuning.hours:.2f} hours: {rate:.2f} an hour, at most {tuning.upper95:.2f} with 95 % confidence",
+    ]
+    if tuning.upper95 > limit:
+        lines.append(f"so few hours cannot show that the rate is at most {limit:g} an hour")
+    if tuning.without_speaker:
+        lines.append(
+            f"{tuning.without_speaker} clips do not name their speaker: nothing says that they are not tested on"
+        )
+    return "\n".join(lines)
+
+
+def _draw(tuning: Tuning, out: Path) -> None:
+    from kws.plot import plot_tuning
+
+    plot_tuning(tuning, out)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thresholds chosen on validation words and on hours of audio without a keyword."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.audio import read_audio
+from kws.detector import POSTERIOR_MAX, DetectionConfig, Detector, keywords_of
+from kws.errors import DataError
+from kws.stream_evaluate import poisson_upper, read_truth, recordings_in
+from training.dataset import Clip, load, scan_folder, speaker_of, which_split
+
+if TYPE_CHECKING:
+    from kws.model import Model
+
+LEVELS = tuple(i / 100 for i in range(20, 100))  # thresholds that are tried, of the largest sum
+_PAUSE = 1.0  # seconds of silence before and after a word
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was chosen, and the curves that it comes from.
+
+    `found` and `false` are (n_keywords, levels): words found and false accepts at each of LEVELS; `chosen` is the index
+    of each keyword's level. `said` are the words of each keyword.
+    """
+
+    keywords: tuple[str, ...]
+    said: NDArray[np.int64]
+    found: NDArray[np.int64]
+    false: NDArray[np.int64]
+    chosen: tuple[int, ...]
+    hours: float
+    without_speaker: int
+
+    @property
+    def false_accepts(self) -> int:
+        return int(sum(self.false[i, level] for i, level in enumerate(self.chosen)))
+
+    @property
+    def upper95(self) -> float:
+        """False accepts per hour: the one-sided 95 % bound."""
+        return poisson_upper(self.false_accepts) / self.hours
+
+    @property
+    def words_found(self) -> int:
+        return int(sum(self.found[i, level] for i, level in enumerate(self.chosen)))
+
+
+def tune(
+    model: Model, data: Path, negatives: Path, max_fa_per_hour: float,
+    *, progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Model, Tuning]:  # fmt: skip
+    """The model with thresholds that find most words while `negatives` give at most `max_fa_per_hour` false accepts.
+
+    `data` holds a folder a word: its validation clips are used, each between two seconds of silence. Each keyword gets
+    the threshold of its own that, with those of the others, finds most; among equals the highest. The rate is that
+    observed; `Tuning.upper95` is what the hours can show. Raises DataError for a clip of the testing split, for no
+    validation clip of any keyword, and for negatives in which a keyword is known to be said.
+    """
+    keywords = keywords_of(model.labels)
+    clips = [clip for clip in scan_folder(data) if clip.word in keywords]
+    _refuse_testing(clips, data)
+    clips = [clip for clip in clips if clip.split == "validation"]
+    if not clips:
+        raise DataError("holds no validation clip of any keyword", where=data)
+    files = recordings_in(negatives)
+    for file in files:
+        truth = read_truth(file)
+        if truth and (truth.words or any(segment.keywords for segment in truth.segments)):
+            raise DataError("has a keyword in it, so it is no negative", where=file)
+    found, said = _words(model, clips, keywords, progress)
+    false, seconds = _false_accepts(model, files, keywords, progress)
+    allowed = int(max_fa_per_hour * seconds / 3600 + 1e-9)
+    chosen = choose(found, false, allowed)
+    without = sum(not speaker_of(clip.path.name) for clip in clips)
+    tuning = Tuning(keywords, said, found, false, chosen, seconds / 3600, without)
+    limits = tuple(_limit(model.detection, LEVELS[level]) for level in chosen)
+    releases = tuple(max(1, limit * 6 // 10) for limit in limits)
+    detection = replace(model.detection, thresholds=limits, releases=releases)
+    note = {
+        "max_fa_per_hour": max_fa_per_hour, "false_accepts": tuning.false_accepts, "hours": tuning.hours,
+        "words_found": tuning.words_found, "words": int(said.sum()),
+    }  # fmt: skip
+    return replace(model, detection=detection, provenance={**model.provenance, "tuned": note}), tuning
+
+
+def choose(found: NDArray[np.int64], false: NDArray[np.int64], allowed: int) -> tuple[int, ...]:
+    """The level of each keyword, (n, levels) counts, with most found in all while at most `allowed` are false in all.
+
+    A knapsack over the keywords: best[f] is the most found with f false accepts so far. Among equals the highest level
+    wins. Raises DataError where the highest levels already give more than `allowed`.
+    """
+    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
+    for of_found, of_false in zip(found.tolist(), false.tolist(), strict=True):
+        following: dict[int, tuple[int, tuple[int, ...]]] = {}
+        for spent, (hits, levels) in best.items():
+            for level, (more, cost) in enumerate(zip(of_found, of_false, strict=True)):
+                total = spent + cost
+                candidate = hits + more, (*levels, level)
+                if total <= allowed and candidate > following.get(total, (-1, ())):
+                    following[total] = candidate
+        if not following:
+            raise DataError(f"even the highest thresholds give more than {allowed} false accepts on the negatives")
+        best = following
+    return max(best.values())[1]
+
+
+def _refuse_testing(clips: Sequence[Clip], data: Path) -> None:
+    """Tuning on what is to be reported would make the report worthless."""
+    for clip in clips:
+        speaker = speaker_of(clip.path.name)
+        if clip.split == "testing" or (speaker and which_split(speaker) == "testing"):
+            raise DataError("belongs to the testing split, which only reports", where=clip.path.relative_to(data))
+
+
+def _limit(detection: DetectionConfig, level: float) -> int:
+    return max(1, round(level * POSTERIOR_MAX * detection.smoothing))
+
+
+def _words(
+    model: Model, clips: Sequence[Clip], keywords: tuple[str, ...], progress: Callable[[int, int], None]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Words found at each level, (n_keywords, levels), and how many there are: by the largest sum of the word's own."""
+    detector, smoothing = Detector(model), model.detection.smoothing
+    recordings = load(clips, broken="fail").recordings
+    pause = np.zeros(round(_PAUSE * model.frontend.sample_rate), np.int16)
+    limits = np.array([_limit(model.detection, level) for level in LEVELS])
+    found, said = np.zeros((len(keywords), len(LEVELS)), np.int64), np.zeros(len(keywords), np.int64)
+    for i, clip in enumerate(recordings.clips):
+        progress(i, len(clips))
+        posteriors = detector.trace(np.concatenate([pause, recordings[i], pause])).posteriors
+        keyword = keywords.index(clip.word)
+        said[keyword] += 1
+        found[keyword] += _sums(posteriors[:, keyword], smoothing).max() >= limits
+    return found, said
+
+
+def _false_accepts(
+    model: Model, files: Sequence[Path], keywords: tuple[str, ...], progress: Callable[[int, int], None]
+) -> tuple[NDArray[np.int64], float]:
+    """Firings at each level, (n_keywords, levels), each keyword by itself, and the seconds listened to."""
+    detector, detection = Detector(model), model.detection
+    false, seconds = np.zeros((len(keywords), len(LEVELS)), np.int64), 0.0
+    for done, file in enumerate(files):
+        progress(done, len(files))
+        trace = detector.trace(read_audio(file, dtype="int16", sample_rate=model.frontend.sample_rate))
+        seconds += trace.seconds
+        for keyword in range(len(keywords)):
+            sums = _sums(trace.posteriors[:, keyword], detection.smoothing)
+            for level, share in enumerate(LEVELS):
+                limit = _limit(detection, share)
+                false[keyword, level] += count_firings(sums, limit, max(1, limit * 6 // 10), detection.refractory)
+    return false, seconds
+
+
+def _sums(posteriors: NDArray[np.uint8], smoothing: int) -> NDArray[np.int64]:
+    """The moving sums of one keyword, (n,), as `Decider` has them."""
+    total = np.concatenate([np.zeros(smoothing, np.int64), np.cumsum(posteriors, dtype=np.int64)])
+    sums: NDArray[np.int64] = total[smoothing:] - total[:-smoothing]
+    return sums
+
+
+def count_firings(sums: NDArray[np.int64], threshold: int, release: int, refractory: int) -> int:
+    """How often a keyword by itself fires: `Decider`, without a step for each window."""
+    ready, armed = np.flatnonzero(sums >= threshold), np.flatnonzero(sums < release)
+    count = position = 0
+    while (i := int(np.searchsorted(ready, position))) < len(ready):
+        count += 1
+        window = int(ready[i])
+        again = int(np.searchsorted(armed, window))
+        if again == len(armed):
+            break
+        position = max(int(armed[again]), window + max(1, refractory))
+    return count

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Depthwise convolution: bias + sum (x - Zx)(w - Zw) over the positions that are not padding. */
 #include "kws_arm_dsp.h"
+#include "kws_helium.h"
 
 /* Channels [begin, end) */
 static void some_channels(const kws_affine *op, const int8_t *input, int8_t *output, int32_t begin, int32_t end)
@@ -30,7 +31,82 @@ static void some_channels(const kws_affine *op, const int8_t *input, int8_t *out
     }
 }
 
-#ifdef KWS_ARM_DSP
+#if defined(KWS_HELIUM)
+
+enum { GROUP = 8 }; /* channels at a time: even ones in one vector of sums, odd ones in another */
+
+/* The channels of one output that come in eights, each its own input's: `rows` rows of `taps` taps. Returns their
+ * number. */
+static int32_t one_position(
+    const kws_affine *op, const int8_t *from, const int8_t *weight, int8_t *output, int32_t rows, int32_t taps,
+    kws_way way)
+{
+    /* copies, which writing to the output cannot change */
+    const kws_requant requant = op->requant;
+    const int32_t *bias = op->bias;
+    const int32_t channels = op->window.out_c, zx = op->input_zero_point, zw = op->weight_zero_point;
+    const int32_t x_row = (op->window.in_w - taps) * channels, w_row = (op->window.kernel_w - taps) * channels;
+    int32x4x2_t multiplier = {{vdupq_n_s32(requant.multiplier[0]), vdupq_n_s32(requant.multiplier[0])}};
+    int16x8_t shift = vdupq_n_s16(requant.shift[0]);
+    int32_t c;
+    for (c = 0; c + GROUP <= channels; c += GROUP) {
+        const int8_t *x_from = from + c, *w_from = weight + c;
+        int32x4x2_t acc = vld2q_s32(bias + c);
+        int16x8_t y = vdupq_n_s16(0);
+        int32_t i, j;
+        for (i = rows; i > 0; i--, x_from += x_row, w_from += w_row) {
+            for (j = taps; j > 0; j--, x_from += channels, w_from += channels) {
+                const int16x8_t x = vsubq_n_s16(vldrbq_s16(x_from), (int16_t)zx);
+                const int16x8_t w = vsubq_n_s16(vldrbq_s16(w_from), (int16_t)zw);
+                acc.val[0] = vaddq_s32(acc.val[0], vmullbq_int_s16(x, w));
+                acc.val[1] = vaddq_s32(acc.val[1], vmulltq_int_s16(x, w));
+            }
+        }
+        if (way == KWS_ANY) {
+            int32_t sums[GROUP];
+            vst2q_s32(sums, acc);
+            for (i = 0; i < GROUP; i++)
+                output[c + i] = kws_requantize(&op->requant, c + i, sums[i]);
+        } else {
+            if (requant.per_channel) {
+                multiplier = vld2q_s32(requant.multiplier + c);
+                shift = vldrbq_s16(requant.shift + c);
+            }
+            /* saturated to int16 before Z is added, and back in order */
+            y = vqmovnbq_s32(y, kws_scale4(acc.val[0], multiplier.val[0], vmovlbq_s16(shift), way));
+            y = vqmovntq_s32(y, kws_scale4(acc.val[1], multiplier.val[1], vmovltq_s16(shift), way));
+            y = vqaddq_n_s16(y, (int16_t)requant.zero_point);
+            y = vmaxq_s16(y, vdupq_n_s16((int16_t)requant.activation_min));
+            vstrbq_s16(output + c, vminq_s16(y, vdupq_n_s16((int16_t)requant.activation_max)));
+        }
+    }
+    return c;
+}
+
+/* What channels are left go the plain way, and those of an input that several share. */
+void kws_depthwise_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
+{
+    const kws_affine *op = (const kws_affine *)op_;
+    const kws_window *w = &op->window;
+    const kws_way way = kws_way_of(&op->requant, w->out_c);
+    int32_t y, x, done = 0;
+    (void)input2;
+    (void)scratch;
+    for (y = 0; y < w->out_h && w->in_c == w->out_c; y++) {
+        const int32_t top = y * w->stride_h - w->pad_top;
+        const int32_t i_first = kws_first(top), rows = kws_last(top, w->kernel_h, w->in_h) - i_first;
+        for (x = 0; x < w->out_w; x++) {
+            const int32_t left = x * w->stride_w - w->pad_left;
+            const int32_t j_first = kws_first(left), taps = kws_last(left, w->kernel_w, w->in_w) - j_first;
+            const int8_t *from = input + ((top + i_first) * w->in_w + left + j_first) * w->in_c;
+            const int8_t *weight = op->weight + (i_first * w->kernel_w + j_first) * w->out_c;
+            done = one_position(op, from, weight, output + (y * w->out_w + x) * w->out_c, rows, taps, way);
+        }
+    }
+    some_channels(op, input, output, done, w->out_c);
+}
+
+#elif defined(KWS_ARM_DSP)
 
 enum { GROUP = 4 }; /* channels at a time */
 

@@ -14,7 +14,7 @@
 #define TARGET __attribute__((target("avx2")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-enum { ROWS = 6, LANES = 8, VECTORS = 2, BLOCK = LANES * VECTORS };
+enum { ROWS = 5, LANES = 8, VECTORS = 2, BLOCK = LANES * VECTORS };
 
 /* Multiply, round, shift for 8 channels, in 64 bits: [0] of the even lanes, [1] of the odd ones. Where the rule is
  * `single` and every right shift at least 33, M < 1/4, the upper halves of the products are enough: what is added to
@@ -249,11 +249,11 @@ static void conv2d_pack(void *op_, void *packed)
     op->packed = packed;
 }
 
-/* Named variables, not arrays: compilers keep those in registers */
+/* Named variables, not arrays: compilers keep those in registers, and with five rows there are enough of these */
 #define EACH_ROW(DO) \
     DO(0) \
     if (rows > 1) { \
-        DO(1) DO(2) DO(3) DO(4) DO(5) \
+        DO(1) DO(2) DO(3) DO(4) \
     }
 #define DECLARE(r) \
     const int16_t *from##r = from[rows > 1 ? r : 0]; \
@@ -267,8 +267,6 @@ static void conv2d_pack(void *op_, void *packed)
         acc##r##0 = _mm256_add_epi32(acc##r##0, _mm256_madd_epi16(x, weight0)); \
         acc##r##1 = _mm256_add_epi32(acc##r##1, _mm256_madd_epi16(x, weight1)); \
     }
-/* Ends the life of the loop's registers: else gcc 12 moves each sum to another one in each turn */
-#define FENCE(r) __asm__("" : "+x"(acc##r##0), "+x"(acc##r##1));
 #define STORE(r) requantize_to(to[r], channels, acc##r##0, acc##r##1, requant, way, l);
 
 /* `rows` outputs, ROWS or 1, of one block of 16 channels */
@@ -279,12 +277,11 @@ INLINE void conv2d_tile(const packed_affine *packed, int32_t block, const int16_
     const int16_t *w = packed->weights + (size_t)(block * packed->groups) * BLOCK * 2;
     const __m256i bias0 = load(packed->bias + block * BLOCK), bias1 = load(packed->bias + block * BLOCK + LANES);
     const int32_t *const end = packed->offsets + packed->groups, *at;
-    DECLARE(0) DECLARE(1) DECLARE(2) DECLARE(3) DECLARE(4) DECLARE(5)
+    DECLARE(0) DECLARE(1) DECLARE(2) DECLARE(3) DECLARE(4)
     for (at = packed->offsets; at < end; at++, w += BLOCK * 2) {
         const __m256i weight0 = load(w), weight1 = load(w + BLOCK);
         const int32_t offset = *at;
         EACH_ROW(PRODUCTS)
-        EACH_ROW(FENCE)
     }
     EACH_ROW(STORE)
 }

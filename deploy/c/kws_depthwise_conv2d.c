@@ -156,8 +156,8 @@ static void take_channels(const kws_affine *op, int32_t channel, four_channels *
             : [x] "r"(x), [next] "r"(channels), [zx] "r"(minus_zx)                                   \
             : "memory")
 
-/* Four channels of a column of outputs: n taps a row of the kernel, kernels being up to three wide. `from` is in row 0 of
- * the input, `taps` in row 0 of the kernel. */
+/* Four channels of a column of outputs: n taps a row of the kernel, kernels being up to three wide. `from` is in row 0
+ * of the input, `taps` in row 0 of the kernel. */
 static void one_column(const kws_affine *op, const four_channels *four, int32_t channel, const int8_t *from,
                        const int32_t *taps, int32_t n, int8_t *to, int fast)
 {
@@ -202,8 +202,8 @@ static void one_column(const kws_affine *op, const four_channels *four, int32_t 
     }
 }
 
-/* Four channels at a time, each its own input's, under kernels that are up to three wide; what channels these leave, and
- * other kernels, go the plain way. */
+/* Four channels at a time, each its own input's, under kernels that are up to three wide; what channels these leave,
+ * and other kernels, go the plain way. */
 void kws_depthwise_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
 {
     const kws_affine *op = (const kws_affine *)op_;

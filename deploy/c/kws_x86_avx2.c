@@ -214,8 +214,8 @@ static void lay_out(packed_affine *to, int32_t groups, int32_t blocks, int32_t *
     to->weights = *weights = (int16_t *)(void *)at;
 }
 
-/* The place of channel `c` of a block among the lanes of both vectors, in fours: 0 2 | 1 3. Interleaving int16 makes it,
- * and packing to int16 undoes it. */
+/* The place of channel `c` of a block among the lanes of both vectors, in fours: 0 2 | 1 3. Interleaving int16 makes
+ * it, and packing to int16 undoes it. */
 static int32_t lane_of(int32_t c)
 {
     return c / 4 % 2 * LANES + c / 8 * 4 + c % 4;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Arm's DSP instructions (Cortex-M4, M7, M33, M55): two int16 products at once, and the same bits as without them.
- * KWS_PORTABLE leaves them out; so does KWS_CHECKED, and a build without optimization, which has no register to spare.
+ * KWS_PORTABLE leaves them out; so do KWS_CHECKED, a build without optimization, which has no register to spare, and the
+ * old Arm encoding, whose ldrd takes fewer pairs of registers.
  */
 #ifndef KWS_ARM_DSP_H
 #define KWS_ARM_DSP_H
 
 #include "kws_arithmetic.h"
 
-#if defined(__ARM_FEATURE_DSP) && defined(__OPTIMIZE__) && !defined(__ARM_BIG_ENDIAN) && !defined(KWS_PORTABLE) \
-    && !defined(KWS_CHECKED)
+#if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__OPTIMIZE__) && !defined(__ARM_BIG_ENDIAN) \
+    && !defined(KWS_PORTABLE) && !defined(KWS_CHECKED)
 #define KWS_ARM_DSP
 
 #include <arm_acle.h>

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Arm's DSP instructions (Cortex-M4, M7, M33, M55): two int16 products at once, and the same bits as without them.
- * KWS_PORTABLE leaves them out; so does KWS_CHECKED, and a build without optimization, which has no register to spare.
+ * KWS_PORTABLE leaves them out; so do KWS_CHECKED, a build without optimization, which has no register to spare, and the
+ * old Arm encoding, whose ldrd takes fewer pairs of registers.
  */
 #ifndef KWS_ARM_DSP_H
 #define KWS_ARM_DSP_H
 
 #include "kws_arithmetic.h"
 
-#if defined(__ARM_FEATURE_DSP) && defined(__OPTIMIZE__) && !defined(__ARM_BIG_ENDIAN) && !defined(KWS_PORTABLE) \
-    && !defined(KWS_CHECKED)
+#if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__OPTIMIZE__) && !defined(__ARM_BIG_ENDIAN) \
+    && !defined(KWS_PORTABLE) && !defined(KWS_CHECKED)
 #define KWS_ARM_DSP
 
 #include <arm_acle.h>
@@ -48,41 +49,31 @@ static inline int32_t kws_add_odd(int32_t pair, int32_t word)
     return sum;
 }
 
-/* Whether all channels can be requantized fast: under single rounding, (acc multiplier + 2^(right - 1)) / 2^right + Z
- * with right = 33..54 is (high word of acc multiplier + offset) / 2^(right - 32), rounded down. */
+/* Whether all channels can be requantized fast: under single rounding, with right = 33 and above, (acc multiplier +
+ * 2^(right - 1)) / 2^right + Z is (high word of acc multiplier / 2^(right - 33) + 2 Z + 1) / 2, each rounded down. */
 static inline int kws_is_fast(const kws_requant *requant, int32_t channels)
 {
     const int32_t n = requant->per_channel ? channels : 1;
     int32_t i;
     for (i = 0; i < n; i++)
-        if (requant->shift[i] > -2 || requant->shift[i] < -23)
+        if (requant->shift[i] > -2)
             return 0;
     return requant->rounding == KWS_SINGLE;
 }
 
-/* What is the same for all sums of a channel */
-typedef struct {
-    int32_t multiplier;
-    int32_t shift;  /* right - 32, 1..22 */
-    int32_t offset; /* 2^(shift - 1) + Z 2^shift: below 2^30 in magnitude, and so is the high word */
-} kws_fast_requant;
-
-/* `odd` is 2 Z + 1 */
-static inline kws_fast_requant kws_fast_requant_of(int32_t multiplier, int8_t shift, int32_t odd)
+/* right - 33 = -2 - shift, in the lowest byte, which is all that a shift by a register reads */
+static inline int32_t kws_fast_right(int32_t shift)
 {
-    kws_fast_requant fast;
-    fast.multiplier = multiplier;
-    fast.shift = -1 - shift;
-    fast.offset = (odd * (1 << fast.shift)) >> 1;
-    return fast;
+    return 254 - shift;
 }
 
-/* Saturated to int8, not yet clamped */
-static inline int8_t kws_fast_requantize(kws_fast_requant fast, int32_t acc)
+/* Saturated to int8, not yet clamped; `odd` is 2 Z + 1. The high word is below 2^30. */
+static inline int8_t kws_fast_requantize(int32_t acc, int32_t multiplier, int32_t right, int32_t odd)
 {
     int32_t y;
-    __asm__("smmla %0, %1, %2, %3" : "=r"(y) : "r"(acc), "r"(fast.multiplier), "r"(fast.offset));
-    __asm__("ssat %0, #8, %1" : "=r"(y) : "r"(y >> fast.shift));
+    __asm__("smmul %0, %1, %2\n\tasr %0, %0, %3\n\tadd %0, %0, %4\n\tssat %0, #8, %0, asr #1"
+            : "=&r"(y)
+            : "r"(acc), "r"(multiplier), "r"(right), "r"(odd));
     return (int8_t)y;
 }
 

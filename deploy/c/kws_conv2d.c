@@ -5,12 +5,12 @@
 #include "kws_arm_dsp.h"
 #include "kws_dot.h"
 
-#if defined(KWS_ARM_DSP) && !defined(KWS_DOT_HELIUM)
+#if defined(KWS_ARM_DSP) && !defined(KWS_HELIUM)
 
-/* A column is what one output sees, as groups of four int16 in a word of 64 bits: values 0 and 2 in the low half, 1 and
- * 3 in the high half, as kws_even and kws_odd give the weights; zeros fill the last group. Three columns lie side by
- * side. */
-enum { GROUP = 4, COLUMNS = 3 };
+/* A column is what one output sees, as int16 with zeros behind the last. Four columns lie side by side, four values of
+ * each in a group: values 0 and 2 of every column, then 1 and 3 of every column, as kws_even and kws_odd give the
+ * weights. */
+enum { GROUP = 4, COLUMNS = 4, WORDS = 2 * COLUMNS };
 
 static int32_t groups_of(int32_t size)
 {
@@ -19,28 +19,28 @@ static int32_t groups_of(int32_t size)
 
 /* Appends n values to a column that holds k, `step` 1: one after the other, 0: n times the first of four equal ones.
  * Returns k + n. */
-static uint32_t append(uint64_t *column, uint32_t k, const int8_t *from, int32_t step, int32_t n)
+static uint32_t append(int32_t *column, uint32_t k, const int8_t *from, int32_t step, int32_t n)
 {
-    static const uint8_t place[GROUP] = {0, 4, 2, 6};
-    uint64_t *group = column + k / GROUP * COLUMNS;
+    int32_t *group = column + k / GROUP * WORDS;
     if (k % GROUP == 0) {
-        for (; n >= GROUP; n -= GROUP, k += GROUP, from += GROUP * step, group += COLUMNS) {
+        for (; n >= GROUP; n -= GROUP, k += GROUP, from += GROUP * step, group += WORDS) {
             const int32_t word = kws_load4(from);
-            *group = (uint32_t)kws_even(word) | (uint64_t)(uint32_t)kws_odd(word) << 32;
+            group[0] = kws_even(word);
+            group[COLUMNS] = kws_odd(word);
         }
     }
     for (; n > 0; n--, k++, from += step) {
         const int16_t value = *from;
-        group = column + k / GROUP * COLUMNS;
+        group = column + k / GROUP * WORDS;
         if (k % GROUP == 0)
-            *group = 0;
-        memcpy((int8_t *)group + place[k % GROUP], &value, sizeof value);
+            group[0] = group[COLUMNS] = 0;
+        memcpy((int16_t *)(void *)(group + k % 2 * COLUMNS) + k % GROUP / 2, &value, sizeof value);
     }
     return k;
 }
 
 /* The column of output (y, x) */
-static void gather(const kws_affine *op, const int8_t *input, int32_t y, int32_t x, uint64_t *column)
+static void gather(const kws_affine *op, const int8_t *input, int32_t y, int32_t x, int32_t *column)
 {
     const kws_window *w = &op->window;
     const int32_t top = y * w->stride_h - w->pad_top, left = x * w->stride_w - w->pad_left;
@@ -48,8 +48,10 @@ static void gather(const kws_affine *op, const int8_t *input, int32_t y, int32_t
     const int8_t zero = (int8_t)op->input_zero_point, zeros[GROUP] = {zero, zero, zero, zero};
     const int32_t above = kws_first(top), end = kws_last(top, w->kernel_h, w->in_h), inside = (last - first) * w->in_c;
     const int8_t *from = input + ((top + above) * w->in_w + left + first) * w->in_c;
-    uint32_t k = append(column, 0, zeros, 0, above * w->kernel_w * w->in_c);
+    uint32_t k = 0;
     int32_t i;
+    if (above > 0)
+        k = append(column, 0, zeros, 0, above * w->kernel_w * w->in_c);
     if (last - first == w->kernel_w && (w->kernel_w == w->in_w || end - above == 1)) { /* side by side */
         k = append(column, k, from, 1, (end - above) * inside);
     } else {
@@ -61,121 +63,122 @@ static void gather(const kws_affine *op, const int8_t *input, int32_t y, int32_t
                 k = append(column, k, zeros, 0, (w->kernel_w - last) * w->in_c);
         }
     }
-    append(column, k, zeros, 0, (w->kernel_h - end) * w->kernel_w * w->in_c);
+    if (end < w->kernel_h)
+        append(column, k, zeros, 0, (w->kernel_h - end) * w->kernel_w * w->in_c);
 }
 
-static int32_t sum(const uint64_t *column, int32_t groups)
+static int32_t sum(const int32_t *column, int32_t groups)
 {
     int32_t acc = 0, i;
-    for (i = 0; i < groups; i++, column += COLUMNS)
-        acc = __smlad((int32_t)(*column >> 32), 0x10001, __smlad((int32_t)*column, 0x10001, acc));
+    for (i = 0; i < groups; i++, column += WORDS)
+        acc = __smlad(column[COLUMNS], 0x10001, __smlad(column[0], 0x10001, acc));
     return acc;
 }
 
-/* Sums of three columns a, b, c and two rows of weights 0, 1. They are bounded in any order of adding. Members, not an
- * array: the compiler keeps them in registers. */
+/* Sums of four columns. They are bounded in any order of adding. Members, not an array: the compiler keeps them in
+ * registers. */
 typedef struct {
-    int32_t a0, b0, c0, a1, b1, c1;
+    int32_t a, b, c, d;
 } tile;
 
-/* One group, in 46 instructions for 48 products: row 0 with columns a, b, c, row 1 with c, which is there, b and a.
- * Written out because compilers want to keep more values at once than there are registers. It takes 13 of 14. */
-#define WEIGHTS(row) "ldr %[odd], [%[" row "]], #4\n\tsxtb16 %[even], %[odd]\n\tsxtb16 %[odd], %[odd], ror #8\n\t"
-#define COLUMN(at) "ldrd %[x_even], %[x_odd], [%[x]" at "\n\t"
-#define ADD_HALF(sum, half) "smlad %[" sum "], %[" half "], %[x_" half "], %[" sum "]\n\t"
-#define ADD(sum) ADD_HALF(sum, "even") ADD_HALF(sum, "odd")
+/* A group of one row of weights, in 13 instructions for 16 products. Written out because the compiler has no such load
+ * of four words. It takes 12 of 14 registers. */
+#define FOUR(half)                                                                                   \
+    "ldmia %[x]!, {r0, r1, r2, r3}\n\tsmlad %[a], %[" half "], r0, %[a]\n\t"                         \
+    "smlad %[b], %[" half "], r1, %[b]\n\tsmlad %[c], %[" half "], r2, %[c]\n\t"                     \
+    "smlad %[d], %[" half "], r3, %[d]\n\t"
 #define MULTIPLY_GROUP                                                                               \
-    WEIGHTS("w0") COLUMN("]") ADD("a0") COLUMN(", #8]") ADD("b0") COLUMN(", #16]") ADD("c0")         \
-    WEIGHTS("w1") ADD("c1") COLUMN(", #8]") ADD("b1") COLUMN("], #24") ADD("a1")
+    "ldr %[odd], [%[w]], #4\n\tsxtb16 %[even], %[odd]\n\tsxtb16 %[odd], %[odd], ror #8\n\t"          \
+    FOUR("even") FOUR("odd")
 #define MULTIPLY(groups)                                                                             \
     __asm__(groups                                                                                   \
-            : [a0] "+r"(a0), [b0] "+r"(b0), [c0] "+r"(c0), [a1] "+r"(a1), [b1] "+r"(b1),             \
-              [c1] "+r"(c1), [x] "+r"(x), [w0] "+r"(w0), [w1] "+r"(w1), [x_even] "=&r"(x_even),      \
-              [x_odd] "=&r"(x_odd), [even] "=&r"(even), [odd] "=&r"(odd)                             \
+            : [a] "+r"(sums.a), [b] "+r"(sums.b), [c] "+r"(sums.c), [d] "+r"(sums.d), [x] "+r"(x),   \
+              [w] "+r"(w), [even] "=&r"(even), [odd] "=&r"(odd)                                      \
             :                                                                                        \
-            : "memory")
+            : "r0", "r1", "r2", "r3", "memory")
 
-static inline tile multiply(tile sums, const uint64_t *x, const int8_t *w0, const int8_t *w1, int32_t size)
+static inline tile multiply(tile sums, const int32_t *x, const int8_t *w, int32_t size)
 {
-    /* fixed registers: the compiler has no reason to move them between two groups */
-    register int32_t a0 __asm__("r4") = sums.a0, b0 __asm__("r5") = sums.b0, c0 __asm__("r6") = sums.c0;
-    register int32_t a1 __asm__("r8") = sums.a1, b1 __asm__("r10") = sums.b1, c1 __asm__("r11") = sums.c1;
-    int32_t n, even, odd, x_even, x_odd;
-    for (n = size / (2 * GROUP); n > 0; n--)
+    int32_t n, even, odd;
+    for (n = size / (4 * GROUP); n > 0; n--)
+        MULTIPLY(MULTIPLY_GROUP MULTIPLY_GROUP MULTIPLY_GROUP MULTIPLY_GROUP);
+    if (size & 2 * GROUP)
         MULTIPLY(MULTIPLY_GROUP MULTIPLY_GROUP);
     if (size & GROUP)
         MULTIPLY(MULTIPLY_GROUP);
     if (size % GROUP) { /* the last weights, and zeros */
-        int8_t rest0[GROUP] = {0, 0, 0, 0}, rest1[GROUP] = {0, 0, 0, 0};
-        memcpy(rest0, w0, (size_t)(size % GROUP));
-        memcpy(rest1, w1, (size_t)(size % GROUP));
-        w0 = rest0;
-        w1 = rest1;
+        int8_t rest[GROUP] = {0, 0, 0, 0};
+        memcpy(rest, w, (size_t)(size % GROUP));
+        w = rest;
         MULTIPLY(MULTIPLY_GROUP);
     }
-    sums.a0 = a0, sums.b0 = b0, sums.c0 = c0, sums.a1 = a1, sums.b1 = b1, sums.c1 = c1;
     return sums;
 }
 
-/* All channels of three positions, two at a time; where their number is odd, the last of them twice. */
-static void three_positions(
-    const kws_affine *op, const uint64_t *columns, int32_t size, int8_t *const out[COLUMNS], int fast)
+/* Requantizes and stores four sums of a channel, `step` apart; saturated, not yet clamped */
+static inline void store_fast(tile sums, int32_t multiplier, int32_t right, int32_t odd, int8_t *to, int32_t step)
+{
+    int8_t *third = to + 2 * step;
+    to[0] = kws_fast_requantize(sums.a, multiplier, right, odd);
+    to[step] = kws_fast_requantize(sums.b, multiplier, right, odd);
+    third[0] = kws_fast_requantize(sums.c, multiplier, right, odd);
+    third[step] = kws_fast_requantize(sums.d, multiplier, right, odd);
+}
+
+/* The same in whichever way, once in the program */
+static __attribute__((noinline)) void store_any(
+    const kws_requant *requant, int32_t channel, int32_t a, int32_t b, int32_t c, int32_t d, int8_t *to, int32_t step)
+{
+    const int32_t sums[COLUMNS] = {a, b, c, d};
+    int32_t i;
+    for (i = 0; i < COLUMNS; i++)
+        to[i * step] = kws_requantize(requant, channel, sums[i]);
+}
+
+/* All channels of four positions, whose outputs lie `step` apart */
+static void four_positions(
+    const kws_affine *op, const int32_t *columns, int32_t size, int8_t *output, int32_t step, int fast)
 {
     /* copies, which writing to the output cannot change */
     const int32_t *bias = op->bias, *multiplier = op->requant.multiplier;
-    const int8_t *shift = op->requant.shift;
+    const int8_t *shift = op->requant.shift, *weight = op->weight;
     const int32_t mask = op->requant.per_channel ? -1 : 0, odd = 2 * op->requant.zero_point + 1;
-    const int8_t *weight = op->weight;
     const int32_t channels = op->window.out_c, zw = op->weight_zero_point;
-    int8_t *const out_a = out[0], *const out_b = out[1], *const out_c = out[2];
-    const int32_t offset_a = zw ? zw * sum(columns, groups_of(size)) : 0;
-    const int32_t offset_b = zw ? zw * sum(columns + 1, groups_of(size)) : 0;
-    const int32_t offset_c = zw ? zw * sum(columns + 2, groups_of(size)) : 0;
-    int32_t i;
-    for (i = 0; i < channels; i += 2) {
-        const int32_t j = i + 1 < channels ? i + 1 : i;
+    int32_t offset[COLUMNS], i;
+    for (i = 0; i < COLUMNS; i++)
+        offset[i] = zw ? zw * sum(columns + i, groups_of(size)) : 0;
+    for (i = 0; i < channels; i++, weight += size) {
         tile sums;
-        sums.a0 = bias[i] - offset_a, sums.b0 = bias[i] - offset_b, sums.c0 = bias[i] - offset_c;
-        sums.a1 = bias[j] - offset_a, sums.b1 = bias[j] - offset_b, sums.c1 = bias[j] - offset_c;
-        sums = multiply(sums, columns, weight + i * size, weight + j * size, size);
-        if (fast) {
-            const kws_fast_requant r0 = kws_fast_requant_of(multiplier[i & mask], shift[i & mask], odd);
-            const kws_fast_requant r1 = kws_fast_requant_of(multiplier[j & mask], shift[j & mask], odd);
-            out_a[i] = kws_fast_requantize(r0, sums.a0);
-            out_b[i] = kws_fast_requantize(r0, sums.b0);
-            out_c[i] = kws_fast_requantize(r0, sums.c0);
-            out_a[j] = kws_fast_requantize(r1, sums.a1);
-            out_b[j] = kws_fast_requantize(r1, sums.b1);
-            out_c[j] = kws_fast_requantize(r1, sums.c1);
-        } else {
-            out_a[i] = kws_any_requantize(&op->requant, i, sums.a0);
-            out_b[i] = kws_any_requantize(&op->requant, i, sums.b0);
-            out_c[i] = kws_any_requantize(&op->requant, i, sums.c0);
-            out_a[j] = kws_any_requantize(&op->requant, j, sums.a1);
-            out_b[j] = kws_any_requantize(&op->requant, j, sums.b1);
-            out_c[j] = kws_any_requantize(&op->requant, j, sums.c1);
-        }
+        sums.a = sums.b = sums.c = sums.d = bias[i];
+        if (zw)
+            sums.a -= offset[0], sums.b -= offset[1], sums.c -= offset[2], sums.d -= offset[3];
+        sums = multiply(sums, columns, weight, size);
+        if (fast)
+            store_fast(sums, multiplier[i & mask], kws_fast_right(shift[i & mask]), odd, output + i, step);
+        else
+            store_any(&op->requant, i, sums.a, sums.b, sums.c, sums.d, output + i, step);
+        __asm__("" : "+r"(i)); /* so that one index is kept and not a pointer for each array */
     }
 }
 
-/* Three positions at a time; of those past the last, the last once more. */
+/* Four positions at a time, the last four again where some are left; where there are fewer, each alone, four times. */
 void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
 {
     const kws_affine *op = (const kws_affine *)op_;
     const kws_window *w = &op->window;
     const int32_t size = w->kernel_h * w->kernel_w * w->in_c, positions = w->out_h * w->out_w;
     const int fast = kws_is_fast(&op->requant, w->out_c);
-    uint64_t *columns = (uint64_t *)scratch;
+    const int32_t at_once = positions < COLUMNS ? 1 : COLUMNS, step = positions < COLUMNS ? 0 : 1;
+    int32_t *columns = (int32_t *)scratch;
     int32_t position, i;
     (void)input2;
-    for (position = 0; position < positions; position += COLUMNS) {
-        int8_t *out[COLUMNS];
+    for (position = 0; position < positions; position += at_once) {
+        const int32_t begin = position + at_once > positions ? positions - at_once : position;
         for (i = 0; i < COLUMNS; i++) {
-            const int32_t p = position + i < positions ? position + i : positions - 1;
+            const int32_t p = begin + i * step;
             gather(op, input, p / w->out_w, p % w->out_w, columns + i);
-            out[i] = output + p * w->out_c;
         }
-        three_positions(op, columns, size, out, fast);
+        four_positions(op, columns, size, output + begin * w->out_c, step * w->out_c, fast);
     }
     if (fast)
         kws_clamp_all(&op->requant, output, positions * w->out_c);
@@ -202,9 +205,11 @@ static const int8_t *column_of(const kws_affine *op, const int8_t *input, int32_
             memset(to, op->input_zero_point, size);
         } else {
             const size_t before = (size_t)(first * w->in_c), inside = (size_t)((last - first) * w->in_c);
-            memset(to, op->input_zero_point, before);
             memcpy(to + before, input + i * row + (left + first) * w->in_c, inside);
-            memset(to + before + inside, op->input_zero_point, size - before - inside);
+            if (inside < size) {
+                memset(to, op->input_zero_point, before);
+                memset(to + before + inside, op->input_zero_point, size - before - inside);
+            }
         }
         to += size;
     }
@@ -219,20 +224,90 @@ static int32_t sum(const int8_t *a, int32_t n)
     return acc;
 }
 
+#ifdef KWS_HELIUM
+
+/* Sixteen products a row of weights. Written out for the loads that move their pointers on. */
+#define SIXTEEN(row) "vldrb.8 q1, [%[w" row "]], #16\n\tvmladava.s8 %[a" row "], q0, q1\n\t"
+
+/* The channels of one position that come in fours: the column is loaded once for four rows. Returns their number. */
+static int32_t in_fours(
+    const kws_affine *op, const int8_t *column, int32_t size, int32_t offset, kws_way way, int8_t *output)
+{
+    /* copies, which writing to the output cannot change */
+    const kws_requant requant = op->requant;
+    const int32_t *bias = op->bias;
+    const int32_t channels = op->window.out_c;
+    const int32x4_t low = vdupq_n_s32(requant.activation_min), high = vdupq_n_s32(requant.activation_max);
+    int32x4_t multiplier = vdupq_n_s32(requant.multiplier[0]), shift = vdupq_n_s32(requant.shift[0]);
+    const int8_t *w0 = op->weight;
+    int32_t c;
+    for (c = 0; c + 4 <= channels; c += 4) {
+        const int8_t *x = column, *w1 = w0 + size, *w2 = w1 + size, *w3 = w2 + size;
+        /* even registers, as vmladava wants them: the compiler moves one in and out of an odd one */
+        register int32_t a0 __asm__("r4") = bias[c], a1 __asm__("r6") = bias[c + 1];
+        register int32_t a2 __asm__("r8") = bias[c + 2], a3 __asm__("r10") = bias[c + 3];
+        int32x4_t acc;
+        int32_t n;
+        for (n = size / 16; n > 0; n--)
+            __asm__("vldrb.8 q0, [%[x]], #16\n\t" SIXTEEN("0") SIXTEEN("1") SIXTEEN("2") SIXTEEN("3")
+                    : [a0] "+r"(a0), [a1] "+r"(a1), [a2] "+r"(a2), [a3] "+r"(a3), [x] "+r"(x),
+                      [w0] "+r"(w0), [w1] "+r"(w1), [w2] "+r"(w2), [w3] "+r"(w3)
+                    :
+                    : "q0", "q1", "memory");
+        if (size % 16) {
+            const mve_pred16_t inside = vctp8q((uint32_t)size % 16);
+            const int8x16_t rest = vldrbq_z_s8(x, inside);
+            a0 = vmladavaq_s8(a0, rest, vldrbq_z_s8(w0, inside));
+            a1 = vmladavaq_s8(a1, rest, vldrbq_z_s8(w1, inside));
+            a2 = vmladavaq_s8(a2, rest, vldrbq_z_s8(w2, inside));
+            a3 = vmladavaq_s8(a3, rest, vldrbq_z_s8(w3, inside));
+        }
+        w0 = w3 + size % 16;
+        __asm__("vmov %q0[2], %q0[0], %1, %3\n\tvmov %q0[3], %q0[1], %2, %4"
+                : "=&w"(acc)
+                : "r"(a0), "r"(a1), "r"(a2), "r"(a3));
+        acc = vsubq_n_s32(acc, offset);
+        if (way == KWS_ANY) {
+            int32_t sums[4], i;
+            vst1q_s32(sums, acc);
+            for (i = 0; i < 4; i++)
+                output[c + i] = kws_requantize(&op->requant, c + i, sums[i]);
+        } else {
+            if (requant.per_channel) {
+                multiplier = vld1q_s32(requant.multiplier + c);
+                shift = vldrbq_s32(requant.shift + c);
+            }
+            acc = vqaddq_n_s32(kws_scale4(acc, multiplier, shift, way), requant.zero_point);
+            vstrbq_s32(output + c, vminq_s32(vmaxq_s32(acc, low), high));
+        }
+    }
+    return c;
+}
+
+#endif
+
 void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
 {
     const kws_affine *op = (const kws_affine *)op_;
     const kws_window *w = &op->window;
     const int32_t size = w->kernel_h * w->kernel_w * w->in_c;
+#ifdef KWS_HELIUM
+    const kws_way way = kws_way_of(&op->requant, w->out_c);
+#endif
     int32_t y, x, c;
     (void)input2;
     for (y = 0; y < w->out_h; y++) {
-        for (x = 0; x < w->out_w; x++) {
+        for (x = 0; x < w->out_w; x++, output += w->out_c) {
             const int8_t *column = column_of(op, input, y, x, (int8_t *)scratch);
             const int32_t offset = op->weight_zero_point ? op->weight_zero_point * sum(column, size) : 0;
-            for (c = 0; c < w->out_c; c++) {
+#ifdef KWS_HELIUM
+            c = in_fours(op, column, size, offset, way, output);
+#else
+            c = 0;
+#endif
+            for (; c < w->out_c; c++) {
                 const int32_t acc = kws_dot(kws_sum(op->bias[c], -offset), column, op->weight + c * size, size);
-                *output++ = kws_requantize(&op->requant, c, acc);
+                output[c] = kws_requantize(&op->requant, c, acc);
             }
         }
     }

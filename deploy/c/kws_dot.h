@@ -3,23 +3,16 @@
 #ifndef KWS_DOT_H
 #define KWS_DOT_H
 
-#include "kws_arithmetic.h"
+#include "kws_helium.h"
 
-#if defined(KWS_PORTABLE) || defined(KWS_CHECKED)
-#define KWS_DOT_PORTABLE 1
-#elif defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
-#define KWS_DOT_HELIUM 1
-#include <arm_mve.h>
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#if defined(__ARM_NEON) && defined(__aarch64__) && !defined(KWS_PORTABLE) && !defined(KWS_CHECKED)
 #define KWS_DOT_NEON 1
 #include <arm_neon.h>
-#else
-#define KWS_DOT_PORTABLE 1
 #endif
 
 static inline int32_t kws_dot(int32_t acc, const int8_t *a, const int8_t *b, int32_t n)
 {
-#if defined(KWS_DOT_HELIUM)
+#if defined(KWS_HELIUM)
     for (; n > 0; n -= 16, a += 16, b += 16) {
         const mve_pred16_t inside = vctp8q((uint32_t)n);
         acc = vmladavaq_p_s8(acc, vldrbq_z_s8(a, inside), vldrbq_z_s8(b, inside), inside);

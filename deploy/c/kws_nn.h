@@ -126,9 +126,9 @@ typedef struct {
     int8_t *memory;
 } kws_engine;
 
-/* Bytes of scratch memory that kws_conv2d takes: one column, or three of int16 where the DSP path is compiled */
+/* Bytes of scratch memory that kws_conv2d takes: one column, or four of int16 where the DSP path is compiled */
 #if defined(__ARM_FEATURE_DSP) && !defined(__ARM_FEATURE_MVE) && !defined(KWS_PORTABLE)
-#define KWS_SCRATCH_SIZE(column) (6 * (((column) + 3) / 4 * 4))
+#define KWS_SCRATCH_SIZE(column) (8 * (((column) + 3) / 4 * 4))
 #else
 #define KWS_SCRATCH_SIZE(column) (column)
 #endif

@@ -14,10 +14,14 @@
 #define TARGET __attribute__((target("avx2")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-enum { ROWS = 4, LANES = 8, VECTORS = 2, BLOCK = LANES * VECTORS };
+enum { ROWS = 5, LANES = 8, VECTORS = 2, BLOCK = LANES * VECTORS };
 
-/* Multiply, round, shift for 8 channels, in 64 bits: [0] of the even lanes, [1] of the odd ones */
+/* Multiply, round, shift for 8 channels, in 64 bits: [0] of the even lanes, [1] of the odd ones. Where the rule is
+ * `single` and every right shift at least 33, M < 1/4, the upper halves of the products are enough: what is added to
+ * round has no bit below 2^32, and a shift by `right` is one by 32 and one by the rest. */
 typedef struct {
+    int32_t high_round[8];
+    int32_t high_right[8];
     int64_t multiplier[2][4];
     int64_t round[2][4];
     int64_t right[2][4];
@@ -28,8 +32,11 @@ typedef struct {
     int64_t offset2[2][4];
 } requant8;
 
+enum { HIGH = 0, SINGLE = 1, TFLM = 2 }; /* how `requantize8` goes: HIGH for what is said above */
+
 typedef struct {
     kws_padded padded;
+    int32_t way;
     int32_t groups;         /* of two inputs that one output sees */
     const int32_t *offsets; /* (groups) from the first input that an output sees */
     const int16_t *weights; /* a block of 16 channels after another: (groups, VECTORS, 8, 2), w - Zw */
@@ -42,6 +49,18 @@ static int32_t blocks_of(int32_t channels)
     return (channels + BLOCK - 1) / BLOCK;
 }
 
+static int32_t way_of(const kws_affine *op)
+{
+    const kws_requant *requant = &op->requant;
+    int32_t c;
+    if (requant->rounding == KWS_TFLM)
+        return TFLM;
+    for (c = 0; c < (requant->per_channel ? op->window.out_c : 1); c++)
+        if (31 - requant->shift[c] < 33 && requant->multiplier[c] != 0)
+            return SINGLE;
+    return HIGH;
+}
+
 static void pack_requant(requant8 *to, int32_t lane, const kws_requant *requant, int32_t channel)
 {
     const int32_t i = requant->per_channel ? channel : 0;
@@ -52,6 +71,8 @@ static void pack_requant(requant8 *to, int32_t lane, const kws_requant *requant,
     to->right[odd][at] = right;
     to->round[odd][at] = INT64_C(1) << (right - 1);
     to->offset[odd][at] = (int64_t)(UINT64_C(1) << (63 - right));
+    to->high_round[lane] = right >= 33 ? INT32_C(1) << (right - 33) : 0;
+    to->high_right[lane] = right >= 33 ? right - 32 : 0;
     to->right2[odd][at] = second;
     to->half[odd][at] = second ? INT64_C(1) << (second - 1) : 0;
     to->sign[odd][at] = second ? -1 : 0;
@@ -70,45 +91,60 @@ INLINE __m256i shift_right(__m256i x, const int64_t *right, const int64_t *offse
     return _mm256_sub_epi64(_mm256_srlv_epi64(_mm256_xor_si256(x, flip), load(right)), load(offset));
 }
 
-/* int32 sums of 8 channels -> int32 values before Z, saturated to int16 on the way */
-INLINE __m256i requantize8(__m256i acc, const requant8 *r, int tflm)
+/* x M, rounded, in 64 bits of which the lower halves are enough: of the even lanes of `acc` or of the odd ones */
+INLINE __m256i scale4(__m256i acc, const requant8 *r, int odd, int way)
 {
-    __m256i result[2];
-    int odd;
-    for (odd = 0; odd < 2; odd++) {
-        const __m256i x = odd ? _mm256_srli_epi64(acc, 32) : acc; /* vpmuldq reads the low halves, with their sign */
-        __m256i y = _mm256_add_epi64(_mm256_mul_epi32(x, load(r->multiplier[odd])), load(r->round[odd]));
-        y = shift_right(y, r->right[odd], r->offset[odd]);
-        if (tflm) {
-            const __m256i sign = _mm256_and_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), y), load(r->sign[odd]));
-            y = _mm256_add_epi64(_mm256_add_epi64(y, load(r->half[odd])), sign);
-            y = shift_right(y, r->right2[odd], r->offset2[odd]);
-        }
-        result[odd] = y;
+    const __m256i x = odd ? _mm256_srli_epi64(acc, 32) : acc; /* vpmuldq reads the low halves, with their sign */
+    __m256i y = _mm256_add_epi64(_mm256_mul_epi32(x, load(r->multiplier[odd])), load(r->round[odd]));
+    y = shift_right(y, r->right[odd], r->offset[odd]);
+    if (way == TFLM) {
+        const __m256i sign = _mm256_and_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), y), load(r->sign[odd]));
+        y = _mm256_add_epi64(_mm256_add_epi64(y, load(r->half[odd])), sign);
+        y = shift_right(y, r->right2[odd], r->offset2[odd]);
     }
-    /* Halves of 64-bit values that fit 32 bits: (value, sign) saturated to (int16, sign) is an int32 again */
-    return _mm256_packs_epi32(result[0], result[1]);
+    return y;
 }
 
-/* Stores the int8 of up to 16 channels */
-INLINE void requantize_to(int8_t *to, int32_t channels, const __m256i *acc, const requant8 *r, int tflm,
-                          const kws_requant *requant)
+/* int32 sums of 8 channels -> int32 values before Z */
+INLINE __m256i requantize8(__m256i acc, const requant8 *r, int way)
 {
-    /* lanes of the result, in bytes: each 128-bit half holds channels 4 q + (0, 2, 1, 3) of both vectors */
-    const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1));
-    const __m256i zero = _mm256_set1_epi16((short)requant->zero_point);
-    const __m256i low = _mm256_set1_epi8((char)requant->activation_min);
-    const __m256i high = _mm256_set1_epi8((char)requant->activation_max);
-    __m256i y = _mm256_packs_epi32(requantize8(acc[0], r, tflm), requantize8(acc[1], r + 1, tflm));
-    y = _mm256_adds_epi16(y, zero);
-    y = _mm256_min_epi8(_mm256_max_epi8(_mm256_packs_epi16(y, y), low), high);
-    y = _mm256_shuffle_epi8(y, order); /* per half: four of vector 0, four of vector 1 */
-    y = _mm256_permutevar8x32_epi32(y, _mm256_setr_epi32(0, 4, 1, 5, 2, 2, 2, 2));
+    if (way == HIGH) {
+        const __m256i even = _mm256_mul_epi32(acc, load(r->multiplier[0]));
+        const __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(acc, 32), load(r->multiplier[1]));
+        const __m256i high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+        return _mm256_srav_epi32(_mm256_add_epi32(high, load(r->high_round)), load(r->high_right));
+    }
+    return _mm256_blend_epi32(scale4(acc, r, 0, way), _mm256_slli_epi64(scale4(acc, r, 1, way), 32), 0xAA);
+}
+
+/* What the int8 of 16 channels are clamped to, and Z */
+typedef struct {
+    __m256i zero;
+    __m128i low, high;
+} limits;
+
+INLINE limits limits_of(const kws_requant *requant)
+{
+    limits l;
+    l.zero = _mm256_set1_epi16((short)requant->zero_point);
+    l.low = _mm_set1_epi8((char)requant->activation_min);
+    l.high = _mm_set1_epi8((char)requant->activation_max);
+    return l;
+}
+
+/* Stores the int8 of up to 16 channels; packing brings the order of `lane_of` back */
+INLINE void requantize_to(int8_t *to, int32_t channels, __m256i acc0, __m256i acc1, const requant8 *r, int way,
+                          const limits *l)
+{
+    const __m256i both = _mm256_packs_epi32(requantize8(acc0, r, way), requantize8(acc1, r + 1, way));
+    const __m256i wide = _mm256_adds_epi16(both, l->zero);
+    const __m128i saturated = _mm_packs_epi16(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    const __m128i y = _mm_min_epi8(_mm_max_epi8(saturated, l->low), l->high);
     if (channels == BLOCK) {
-        _mm_storeu_si128((__m128i *)(void *)to, _mm256_castsi256_si128(y));
+        _mm_storeu_si128((__m128i *)(void *)to, y);
     } else {
         int8_t all[BLOCK];
-        _mm_storeu_si128((__m128i *)(void *)all, _mm256_castsi256_si128(y));
+        _mm_storeu_si128((__m128i *)(void *)all, y);
         memcpy(to, all, (size_t)channels);
     }
 }
@@ -178,10 +214,11 @@ static void lay_out(packed_affine *to, int32_t groups, int32_t blocks, int32_t *
     to->weights = *weights = (int16_t *)(void *)at;
 }
 
-/* The place of channel `c` of a block in lanes: vectors of 8, 128-bit halves of 4 */
+/* The place of channel `c` of a block among the lanes of both vectors, in fours: 0 2 | 1 3. Interleaving int16 makes
+ * it, and packing to int16 undoes it. */
 static int32_t lane_of(int32_t c)
 {
-    return c / 8 * LANES + c % 8;
+    return c / 4 % 2 * LANES + c / 8 * 4 + c % 4;
 }
 
 static void conv2d_pack(void *op_, void *packed)
@@ -195,6 +232,7 @@ static void conv2d_pack(void *op_, void *packed)
     int16_t *weights;
     lay_out((packed_affine *)packed, conv2d_groups(&p), blocks_of(w->out_c), &offsets, &weights, &bias, &requant);
     ((packed_affine *)packed)->padded = p;
+    ((packed_affine *)packed)->way = way_of(op);
     for (s = 0; s < p.n_segments; s++)
         for (g = 0; g < per_segment; g++)
             offsets[s * per_segment + g] = s * p.w * w->in_c + 2 * g;
@@ -211,78 +249,88 @@ static void conv2d_pack(void *op_, void *packed)
     op->packed = packed;
 }
 
-/* `rows` outputs of one block of 16 channels */
-INLINE void conv2d_tile(const packed_affine *packed, int32_t block, const int16_t *const *from, int8_t *const *to,
-                        int32_t channels, int rows, int tflm, const kws_requant *requant)
-{
-    const int16_t *weights = packed->weights + (size_t)(block * packed->groups) * BLOCK * 2;
-    __m256i acc[ROWS][VECTORS];
-    int32_t g;
-    int r, v;
-    for (r = 0; r < rows; r++)
-        for (v = 0; v < VECTORS; v++)
-            acc[r][v] = load(packed->bias + block * BLOCK + v * LANES);
-    for (g = 0; g < packed->groups; g++) {
-        const __m256i w0 = load(weights + g * BLOCK * 2), w1 = load(weights + g * BLOCK * 2 + BLOCK);
-        const int32_t offset = packed->offsets[g];
-        for (r = 0; r < rows; r++) {
-            int32_t two;
-            __m256i x;
-            memcpy(&two, from[r] + offset, 4);
-            x = _mm256_set1_epi32(two);
-            acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(x, w0));
-            acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(x, w1));
-        }
+/* Named variables, not arrays: compilers keep those in registers, and with five rows there are enough of these */
+#define EACH_ROW(DO) \
+    DO(0) \
+    if (rows > 1) { \
+        DO(1) DO(2) DO(3) DO(4) \
     }
-    for (r = 0; r < rows; r++)
-        requantize_to(to[r], channels, acc[r], packed->requant + block * VECTORS, tflm, requant);
+#define DECLARE(r) \
+    const int16_t *from##r = from[rows > 1 ? r : 0]; \
+    __m256i acc##r##0 = bias0, acc##r##1 = bias1;
+#define PRODUCTS(r) \
+    { \
+        int32_t two; \
+        __m256i x; \
+        memcpy(&two, from##r + offset, 4); \
+        x = _mm256_set1_epi32(two); \
+        acc##r##0 = _mm256_add_epi32(acc##r##0, _mm256_madd_epi16(x, weight0)); \
+        acc##r##1 = _mm256_add_epi32(acc##r##1, _mm256_madd_epi16(x, weight1)); \
+    }
+#define STORE(r) requantize_to(to[r], channels, acc##r##0, acc##r##1, requant, way, l);
+
+/* `rows` outputs, ROWS or 1, of one block of 16 channels */
+INLINE void conv2d_tile(const packed_affine *packed, int32_t block, const int16_t *const *from, int8_t *const *to,
+                        int32_t channels, int rows, int way, const limits *l)
+{
+    const requant8 *requant = packed->requant + block * VECTORS;
+    const int16_t *w = packed->weights + (size_t)(block * packed->groups) * BLOCK * 2;
+    const __m256i bias0 = load(packed->bias + block * BLOCK), bias1 = load(packed->bias + block * BLOCK + LANES);
+    const int32_t *const end = packed->offsets + packed->groups, *at;
+    DECLARE(0) DECLARE(1) DECLARE(2) DECLARE(3) DECLARE(4)
+    for (at = packed->offsets; at < end; at++, w += BLOCK * 2) {
+        const __m256i weight0 = load(w), weight1 = load(w + BLOCK);
+        const int32_t offset = *at;
+        EACH_ROW(PRODUCTS)
+    }
+    EACH_ROW(STORE)
 }
 
 static TARGET void conv2d_tiles(const packed_affine *packed, int32_t block, const int16_t *const *from,
-                                int8_t *const *to, int32_t channels, int rows, const kws_requant *requant)
+                                int8_t *const *to, int32_t channels, int rows, const limits *l)
 {
-    const int tflm = requant->rounding == KWS_TFLM;
-    int r;
-    if (rows == ROWS) {
-        if (tflm)
-            conv2d_tile(packed, block, from, to, channels, ROWS, 1, requant);
-        else
-            conv2d_tile(packed, block, from, to, channels, ROWS, 0, requant);
-        return;
-    }
-    for (r = 0; r < rows; r++)
-        conv2d_tile(packed, block, from + r, to + r, channels, 1, tflm, requant);
+    if (packed->way == HIGH)
+        rows == 1 ? conv2d_tile(packed, block, from, to, channels, 1, HIGH, l)
+                  : conv2d_tile(packed, block, from, to, channels, ROWS, HIGH, l);
+    else if (packed->way == SINGLE)
+        rows == 1 ? conv2d_tile(packed, block, from, to, channels, 1, SINGLE, l)
+                  : conv2d_tile(packed, block, from, to, channels, ROWS, SINGLE, l);
+    else
+        rows == 1 ? conv2d_tile(packed, block, from, to, channels, 1, TFLM, l)
+                  : conv2d_tile(packed, block, from, to, channels, ROWS, TFLM, l);
 }
 
+/* ROWS outputs at a time, the last ROWS again where some are left; where there are fewer, each alone. */
 static TARGET void conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
 {
     const kws_affine *op = (const kws_affine *)op_;
     const packed_affine *packed = (const packed_affine *)op->packed;
     const kws_window *w = &op->window;
     const int32_t row_step = w->stride_h * packed->padded.w * w->in_c, step = w->stride_w * w->in_c;
-    int32_t block, i;
+    const int32_t out_w = w->out_w, out_c = w->out_c, outputs = w->out_h * out_w, rows = outputs < ROWS ? 1 : ROWS;
+    const limits l = limits_of(&op->requant);
+    int32_t block, i, r;
     (void)input2;
     copy_padded(op, packed->padded, input, (int16_t *)scratch);
-    for (block = 0; block < blocks_of(w->out_c); block++) {
-        const int32_t channels = w->out_c - block * BLOCK < BLOCK ? w->out_c - block * BLOCK : BLOCK;
-        const int16_t *row = (const int16_t *)scratch;
+    for (i = 0; i < outputs; i += rows) {
+        const int32_t begin = i + rows > outputs ? outputs - rows : i;
         const int16_t *from[ROWS];
         int8_t *to[ROWS];
-        int32_t x = 0;
-        int n = 0;
-        for (i = 0; i < w->out_h * w->out_w; i++) {
-            from[n] = row + x * step;
-            to[n] = output + i * w->out_c + block * BLOCK;
-            if (++x == w->out_w) {
+        int32_t y = begin / out_w, x = begin % out_w;
+        for (r = 0; r < rows; r++) {
+            from[r] = (const int16_t *)scratch + y * row_step + x * step;
+            to[r] = output + (begin + r) * out_c;
+            if (++x == out_w) {
                 x = 0;
-                row += row_step;
-            }
-            if (++n == ROWS) {
-                conv2d_tiles(packed, block, from, to, channels, ROWS, &op->requant);
-                n = 0;
+                y++;
             }
         }
-        conv2d_tiles(packed, block, from, to, channels, n, &op->requant);
+        for (block = 0; block < blocks_of(out_c); block++) {
+            const int32_t left = out_c - block * BLOCK;
+            conv2d_tiles(packed, block, from, to, left < BLOCK ? left : BLOCK, rows, &l);
+            for (r = 0; r < rows; r++)
+                to[r] += BLOCK;
+        }
     }
 }
 
@@ -308,54 +356,44 @@ static void depthwise_pack(void *op_, void *packed)
     int16_t *weights;
     lay_out((packed_affine *)packed, groups, blocks_of(w->out_c), &offsets, &weights, &bias, &requant);
     ((packed_affine *)packed)->padded = kws_padded_of(w);
+    ((packed_affine *)packed)->way = way_of(op);
     for (c = 0; c < w->out_c; c++) {
-        /* interleaving int16 puts channels 0..3 and 8..11 of a block into vector 0, the others into vector 1 */
-        const int32_t in_block = c % BLOCK, vector = in_block / 4 % 2, lane = in_block / 8 * 4 + in_block % 4;
+        const int32_t lane = lane_of(c % BLOCK);
         uint32_t sum = 0;
         for (i = 0; i < w->kernel_h; i++) {
             for (j = 0; j < w->kernel_w; j++) {
                 const int32_t value = op->weight[(i * w->kernel_w + j) * w->out_c + c] - op->weight_zero_point;
                 const int32_t group = c / BLOCK * groups + i / 2 * w->kernel_w + j;
-                weights[(group * BLOCK + vector * LANES + lane) * 2 + i % 2] = (int16_t)value;
+                weights[(group * BLOCK + lane) * 2 + i % 2] = (int16_t)value;
                 sum = sum + (uint32_t)value;
             }
         }
         /* the border is Zx here, so x is taken raw */
-        bias[c / BLOCK * BLOCK + vector * LANES + lane] =
+        bias[c / BLOCK * BLOCK + lane] =
             (int32_t)((uint32_t)op->bias[c] - (uint32_t)op->input_zero_point * sum);
-        pack_requant(requant + c / BLOCK * VECTORS + vector, lane, &op->requant, c);
+        pack_requant(requant + c / BLOCK * VECTORS + lane / LANES, lane % LANES, &op->requant, c);
     }
     op->packed = packed;
 }
 
-/* The two vectors hold channels (0..3, 8..11) and (4..7, 12..15): back to (0..7) and (8..15) comes by halves */
-INLINE void depthwise_pixel(const kws_affine *op, const packed_affine *packed, int32_t block, const int16_t *from,
-                            int32_t row, int8_t *to, int32_t channels, int tflm)
+INLINE void depthwise_pixel(const kws_window *w, const packed_affine *packed, int32_t block, const int16_t *from,
+                            int32_t row, int8_t *to, int32_t channels, int way, const limits *l)
 {
-    const kws_window *w = &op->window;
     const int16_t *weights = packed->weights + (size_t)(block * packed->groups) * BLOCK * 2;
-    __m256i acc[VECTORS];
-    int8_t mixed[BLOCK], sorted[BLOCK];
+    __m256i acc0 = load(packed->bias + block * BLOCK), acc1 = load(packed->bias + block * BLOCK + LANES);
     int32_t i, j;
-    acc[0] = load(packed->bias + block * BLOCK);
-    acc[1] = load(packed->bias + block * BLOCK + LANES);
     for (i = 0; i < w->kernel_h; i += 2) {
         const int16_t *next = from + (i + 1 < w->kernel_h ? row : 0); /* below the last row the weight is 0 */
         for (j = 0; j < w->kernel_w; j++) {
             const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(from + j * w->in_c));
             const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(next + j * w->in_c));
-            acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), load(weights)));
-            acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), load(weights + BLOCK)));
+            acc0 = _mm256_add_epi32(acc0, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), load(weights)));
+            acc1 = _mm256_add_epi32(acc1, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), load(weights + BLOCK)));
             weights += BLOCK * 2;
         }
         from += 2 * row;
     }
-    requantize_to(mixed, BLOCK, acc, packed->requant + block * VECTORS, tflm, &op->requant);
-    memcpy(sorted, mixed, 4);
-    memcpy(sorted + 4, mixed + 8, 4);
-    memcpy(sorted + 8, mixed + 4, 4);
-    memcpy(sorted + 12, mixed + 12, 4);
-    memcpy(to, sorted, (size_t)channels);
+    requantize_to(to, channels, acc0, acc1, packed->requant + block * VECTORS, way, l);
 }
 
 static TARGET void depthwise_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output,
@@ -363,22 +401,24 @@ static TARGET void depthwise_conv2d(const void *op_, const int8_t *input, const 
 {
     const kws_affine *op = (const kws_affine *)op_;
     const packed_affine *packed = (const packed_affine *)op->packed;
-    const kws_window *w = &op->window;
-    const int32_t row = packed->padded.w * w->in_c;
+    const kws_window w = op->window; /* a copy, which writing to the output cannot change */
+    const int32_t row = packed->padded.w * w.in_c;
+    const limits l = limits_of(&op->requant);
     int32_t block, y, x;
     (void)input2;
     copy_padded(op, packed->padded, input, (int16_t *)scratch);
-    for (block = 0; block < blocks_of(w->out_c); block++) {
-        const int32_t channels = w->out_c - block * BLOCK < BLOCK ? w->out_c - block * BLOCK : BLOCK;
-        for (y = 0; y < w->out_h; y++) {
-            for (x = 0; x < w->out_w; x++) {
-                const int16_t *from =
-                    (const int16_t *)scratch + y * w->stride_h * row + x * w->stride_w * w->in_c + block * BLOCK;
-                int8_t *to = output + (y * w->out_w + x) * w->out_c + block * BLOCK;
-                if (op->requant.rounding == KWS_TFLM)
-                    depthwise_pixel(op, packed, block, from, row, to, channels, 1);
+    for (block = 0; block < blocks_of(w.out_c); block++) {
+        const int32_t channels = w.out_c - block * BLOCK < BLOCK ? w.out_c - block * BLOCK : BLOCK;
+        for (y = 0; y < w.out_h; y++) {
+            const int16_t *from = (const int16_t *)scratch + y * w.stride_h * row + block * BLOCK;
+            int8_t *to = output + y * w.out_w * w.out_c + block * BLOCK;
+            for (x = 0; x < w.out_w; x++, from += w.stride_w * w.in_c, to += w.out_c) {
+                if (packed->way == HIGH)
+                    depthwise_pixel(&w, packed, block, from, row, to, channels, HIGH, &l);
+                else if (packed->way == SINGLE)
+                    depthwise_pixel(&w, packed, block, from, row, to, channels, SINGLE, &l);
                 else
-                    depthwise_pixel(op, packed, block, from, row, to, channels, 0);
+                    depthwise_pixel(&w, packed, block, from, row, to, channels, TFLM, &l);
             }
         }
     }

@@ -187,7 +187,7 @@ def _sizes(program: Program, tables: _Tables) -> Sizes:
         structure_bytes=4 * sum(_words(step.fields) + _STEP_WORDS for step in program.steps),
         arena_size=_aligned(program.arena_size),
         scratch_portable=_aligned(program.column),
-        scratch_dsp=_aligned(6 * (-(-program.column // 4) * 4)),
+        scratch_dsp=_aligned(8 * (-(-program.column // 4) * 4)),
     )
 
 

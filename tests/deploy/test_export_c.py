@@ -172,6 +172,7 @@ def test_the_header_serves_cplusplus(every: Path) -> None:
 def test_metadata_names_the_model(commands: Path) -> None:
     properties = dict(line.split("=", 1) for line in (commands / "library.properties").read_text().splitlines())
     assert (properties["name"], properties["includes"]) == ("commands", "commands.h")
+    assert properties["url"].startswith("https://")  # Arduino takes no library with an empty one
     assert "zephyr/Kconfig" in (commands / "zephyr" / "module.yml").read_text()
     assert "config KWS_COMMANDS" in (commands / "zephyr" / "Kconfig").read_text()
     readme = (commands / "README.md").read_text()

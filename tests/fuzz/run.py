@@ -3,6 +3,7 @@
 
     make fuzz SECONDS=300                                     # both targets
     python -m tests.fuzz.run --seconds 300 model              # one of them
+    python -m tests.fuzz.run --seconds 30 --cases 10000 --seed 1  # the same cases in every run, as .ci/run has it
     python -m tests.fuzz.run --replay fuzz-crashes/model-...  # one kept input again, without atheris
 
 Every target runs in a process of its own: a crash there may be one of C code. A case that takes more than 10 s, or the
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -39,6 +41,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=TARGETS, help="model, audio; both by default")
     parser.add_argument("--seconds", type=int, default=300, help="time of each target")
+    parser.add_argument("--cases", type=int, default=-1, help="end each target after so many, if its time allows")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations; another one each time by default")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one kept input and show what it raises")
     parser.add_argument("--worker", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -51,7 +55,7 @@ def main() -> int:
     if importlib.util.find_spec("atheris") is None:
         parser.error("atheris is not installed: pip install '.[fuzz]' (Linux on x86-64, Python 3.11 to 3.13)")
     CRASHES.mkdir(exist_ok=True)
-    crashed = [name for name in options.targets if not _fuzz(name, options.seconds)]
+    crashed = [name for name in options.targets if not _fuzz(name, options.seconds, options.cases, options.seed)]
     return 1 if crashed else 0
 
 
@@ -63,7 +67,7 @@ def _replay(path: Path) -> int:
     return 0
 
 
-def _fuzz(name: str, seconds: int) -> bool:
+def _fuzz(name: str, seconds: int, most: int, seed: int) -> bool:
     """Run one target in a process of its own; False when it crashed."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         found, log = Path(folder) / "found", Path(folder) / "log"
@@ -71,8 +75,10 @@ def _fuzz(name: str, seconds: int) -> bool:
         command = [
             sys.executable, "-m", "tests.fuzz.run", "--worker", name, f"-max_total_time={seconds}",
             f"-timeout={CASE_SECONDS}", f"-rss_limit_mb={MEMORY_MB}", f"-max_len={MAX_BYTES}", "-print_final_stats=1",
-            f"-artifact_prefix={CRASHES}/{name}-", str(found), str(ROOT / "tests" / "fuzz" / "corpus" / name),
+            f"-runs={most}", f"-seed={seed}", f"-artifact_prefix={CRASHES}/{name}-",
+            str(found), str(ROOT / "tests" / "fuzz" / "corpus" / name),
         ]  # fmt: skip
+        begin = time.monotonic()
         with log.open("wb") as output:
             try:
                 status: object = subprocess.run(
@@ -84,7 +90,7 @@ def _fuzz(name: str, seconds: int) -> bool:
         text = log.read_text(errors="replace")
         cases = max(map(int, re.findall(r"(?:^#|executed_units: +)(\d+)", text, re.MULTILINE)), default=0)
         if status == 0:
-            print(f"fuzz {name}: {cases} cases in {seconds} s, no crash", flush=True)
+            print(f"fuzz {name}: {cases} cases in {time.monotonic() - begin:.0f} s, no crash", flush=True)
             return True
         kept = re.findall(r"Test unit written to (\S+)", text)
         if not kept:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -41,9 +42,11 @@ TOOLS = {
     "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
     "qemu-system-riscv32": "qemu-system-misc",
 }
-SPECS = {
+FILES = {  # what a compiler has to find
     ("arm-none-eabi-gcc", "nano.specs"): "libnewlib-arm-none-eabi",
     ("riscv64-unknown-elf-gcc", "picolibc.specs"): "picolibc-riscv64-unknown-elf",
+    ("clang", f"libclang_rt.asan-{platform.machine()}.a"): "libclang-rt-dev",
+    ("aarch64-linux-gnu-gcc", "libc.a"): "libc6-dev-arm64-cross",
 }
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
 # What an integer program without a heap has no use for: the helpers of soft floats, and the allocator.
@@ -138,9 +141,9 @@ def install() -> None:
 
 def missing() -> list[str]:
     packages = [package for tool, package in TOOLS.items() if not shutil.which(tool)]
-    for (compiler, specs), package in SPECS.items():
+    for (compiler, name), package in FILES.items():
         # a compiler that has no such file prints the bare name
-        if not shutil.which(compiler) or "/" not in run(compiler, f"-print-file-name={specs}"):
+        if not shutil.which(compiler) or "/" not in run(compiler, f"-print-file-name={name}"):
             packages.append(package)
     return packages
 

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Convolution and fully connected: four neighbours of an input are a lane's four products */
+#include "kws_x86_avx512.h"
+
+#ifdef KWS_X86
+
+typedef struct {
+    kws_padded padded;
+    int32_t way;
+    int32_t groups;         /* of four inputs that one output sees */
+    const int32_t *offsets; /* (groups) from the first input that an output sees */
+    const int32_t *ones;    /* (groups) four bytes: 1 for an input, 0 for what a group reads beyond its segment */
+    const int8_t *weights;  /* a block of 64 channels after another: (groups, vectors, 16, 4) */
+    const int32_t *bias;    /* (blocks, vectors, 16) */
+    const requant16 *requant; /* (blocks, vectors) */
+} packed_conv2d;
+
+/* The place among four channels of lane r: `requantize16` and the packs behind it bring them in order */
+static int32_t place_of(int32_t r, int way)
+{
+    return way == HIGH ? r : r == 1 ? 2 : r == 2 ? 1 : r;
+}
+
+/* The channel in lane `lane` of vector `vector` of a block with `vectors` vectors */
+static int32_t channel_of(int32_t vectors, int32_t vector, int32_t lane, int way)
+{
+    return (lane / 4 * vectors + vector) * 4 + place_of(lane % 4, way);
+}
+
+static int32_t vectors_of(int32_t channels, int32_t block)
+{
+    const int32_t left = channels - block * BLOCK;
+    return left >= BLOCK ? VECTORS : (left + LANES - 1) / LANES;
+}
+
+size_t kws_avx512_conv2d_packed_size(const void *op_)
+{
+    const kws_affine *op = (const kws_affine *)op_;
+    const kws_padded p = kws_padded_of(&op->window);
+    const size_t groups = (size_t)(p.n_segments * ((p.segment + 3) / 4));
+    const size_t blocks = (size_t)blocks_of(op->window.out_c);
+    return kws_pack_aligned(sizeof(packed_conv2d)) + 2 * kws_pack_aligned(groups * 4)
+           + blocks * (groups * BLOCK * 4 + BLOCK * 4 + VECTORS * sizeof(requant16));
+}
+
+void kws_avx512_conv2d_pack(void *op_, void *packed)
+{
+    kws_affine *op = (kws_affine *)op_;
+    const kws_window *w = &op->window;
+    packed_conv2d *to = (packed_conv2d *)packed;
+    const kws_padded p = kws_padded_of(w);
+    const int32_t per_segment = (p.segment + 3) / 4, size = p.segment * p.n_segments;
+    const int32_t blocks = blocks_of(w->out_c);
+    int8_t *at = (int8_t *)packed + kws_pack_aligned(sizeof *to);
+    int32_t *offsets, *ones, *bias, s, g, i, block;
+    requant16 *requant;
+    int8_t *weights;
+    memset(packed, 0, kws_avx512_conv2d_packed_size(op));
+    to->padded = p;
+    to->way = way_of(op);
+    to->groups = p.n_segments * per_segment;
+    to->offsets = offsets = (int32_t *)(void *)at;
+    at += kws_pack_aligned((size_t)to->groups * 4);
+    to->ones = ones = (int32_t *)(void *)at;
+    at += kws_pack_aligned((size_t)to->groups * 4);
+    to->requant = requant = (requant16 *)(void *)at;
+    at += (size_t)(blocks * VECTORS) * sizeof(requant16);
+    to->bias = bias = (int32_t *)(void *)at;
+    at += (size_t)(blocks * BLOCK) * 4;
+    to->weights = weights = at;
+    for (s = 0; s < p.n_segments; s++) {
+        for (g = 0; g < per_segment; g++) {
+            const int32_t inside = p.segment - 4 * g < 4 ? p.segment - 4 * g : 4;
+            offsets[s * per_segment + g] = s * p.w * w->in_c + 4 * g;
+            memset(ones + s * per_segment + g, 1, (size_t)inside);
+        }
+    }
+    for (block = 0; block < blocks; block++) {
+        const int32_t vectors = vectors_of(w->out_c, block);
+        int32_t vector, lane;
+        for (vector = 0; vector < vectors; vector++) {
+            for (lane = 0; lane < LANES; lane++) {
+                const int32_t channel = block * BLOCK + channel_of(vectors, vector, lane, to->way);
+                const int8_t *from = op->weight + channel * size;
+                uint32_t sum = 0;
+                if (channel >= w->out_c)
+                    continue;
+                for (i = 0; i < size; i++) {
+                    const int32_t group = i / p.segment * per_segment + i % p.segment / 4;
+                    weights[((group * vectors + vector) * LANES + lane) * 4 + i % p.segment % 4] = from[i];
+                    sum += (uint32_t)(from[i] - op->weight_zero_point);
+                }
+                bias[vector * LANES + lane] = (int32_t)((uint32_t)op->bias[channel] - 128 * sum);
+                pack_requant(requant + vector, lane, &op->requant, channel);
+            }
+        }
+        weights += (size_t)to->groups * (size_t)vectors * LANES * 4;
+        bias += BLOCK;
+        requant += VECTORS;
+    }
+    op->packed = packed;
+}
+
+INLINE __m512i broadcast(const uint8_t *from)
+{
+    int32_t four;
+    memcpy(&four, from, 4);
+    return _mm512_set1_epi32(four);
+}
+
+typedef struct {
+    int32_t groups, weight_zero_point;
+    const int32_t *offsets, *ones;
+    const int8_t *weights;
+    const int32_t *bias;
+    const requant16 *requant;
+    __m512i zero, low, high, compact;
+    __mmask64 mask;
+} conv2d_block;
+
+/* Named variables, not arrays: compilers keep those in registers */
+#define EACH_ROW(DO) \
+    DO(0) \
+    if (rows > 1) { \
+        DO(1) DO(2) DO(3) DO(4) DO(5) \
+    }
+#define DECLARE(r) __m512i acc##r##0, acc##r##1, acc##r##2, acc##r##3, sum##r = none;
+#define BIAS(r) \
+    acc##r##0 = bias0; \
+    acc##r##1 = bias1; \
+    acc##r##2 = bias2; \
+    acc##r##3 = bias3;
+#define PRODUCTS(r) \
+    { \
+        const __m512i u = broadcast(from##r + offset); \
+        acc##r##0 = _mm512_dpbusd_epi32(acc##r##0, u, weight0); \
+        if (vectors > 1) \
+            acc##r##1 = _mm512_dpbusd_epi32(acc##r##1, u, weight1); \
+        if (vectors > 2) \
+            acc##r##2 = _mm512_dpbusd_epi32(acc##r##2, u, weight2); \
+        if (vectors > 3) \
+            acc##r##3 = _mm512_dpbusd_epi32(acc##r##3, u, weight3); \
+        if (affine) \
+            sum##r = _mm512_dpbusd_epi32(sum##r, u, ones); \
+    }
+/* Ends the life of the loop's registers: else gcc 12 spills in each turn what the requantization crowds out */
+#define FENCE(r) __asm__("" : "+v"(acc##r##0), "+v"(acc##r##1), "+v"(acc##r##2), "+v"(acc##r##3));
+#define EXPAND(r) \
+    { \
+        const __m512i expanded = _mm512_mullo_epi32(sum##r, _mm512_set1_epi32(b->weight_zero_point)); \
+        acc##r##0 = _mm512_sub_epi32(acc##r##0, expanded); \
+        acc##r##1 = _mm512_sub_epi32(acc##r##1, expanded); \
+        acc##r##2 = _mm512_sub_epi32(acc##r##2, expanded); \
+        acc##r##3 = _mm512_sub_epi32(acc##r##3, expanded); \
+    }
+#define REQUANTIZE(r) \
+    acc##r##0 = requantize16(acc##r##0, b->requant, way); \
+    if (vectors > 1) \
+        acc##r##1 = requantize16(acc##r##1, b->requant + 1, way); \
+    if (vectors > 2) \
+        acc##r##2 = requantize16(acc##r##2, b->requant + 2, way); \
+    if (vectors > 3) \
+        acc##r##3 = requantize16(acc##r##3, b->requant + 3, way);
+#define STORE(r) \
+    { \
+        __m512i y = narrow(acc##r##0, acc##r##1, acc##r##2, acc##r##3, b->zero, b->low, b->high); \
+        if (vectors < VECTORS) \
+            y = _mm512_permutexvar_epi32(b->compact, y); \
+        _mm512_mask_storeu_epi8(to[r], b->mask, y); \
+    }
+
+/* `rows` outputs, ROWS or 1, of one block of channels */
+INLINE void conv2d_tile(const conv2d_block *b, const uint8_t *const *from, int8_t *const *to, int rows, int vectors,
+                        int affine, int way)
+{
+    const __m512i none = _mm512_setzero_si512();
+    const __m512i bias0 = _mm512_load_si512(b->bias), bias1 = _mm512_load_si512(b->bias + LANES);
+    const __m512i bias2 = _mm512_load_si512(b->bias + 2 * LANES), bias3 = _mm512_load_si512(b->bias + 3 * LANES);
+    const uint8_t *from0 = from[0], *from1 = from[rows > 1 ? 1 : 0], *from2 = from[rows > 1 ? 2 : 0];
+    const uint8_t *from3 = from[rows > 1 ? 3 : 0], *from4 = from[rows > 1 ? 4 : 0], *from5 = from[rows > 1 ? 5 : 0];
+    const int8_t *w = b->weights;
+    int32_t g;
+    DECLARE(0) DECLARE(1) DECLARE(2) DECLARE(3) DECLARE(4) DECLARE(5)
+    EACH_ROW(BIAS)
+    for (g = 0; g < b->groups; g++, w += vectors * BLOCK) {
+        const int32_t offset = b->offsets[g];
+        const __m512i weight0 = _mm512_load_si512(w);
+        const __m512i weight1 = vectors > 1 ? _mm512_load_si512(w + BLOCK) : none;
+        const __m512i weight2 = vectors > 2 ? _mm512_load_si512(w + 2 * BLOCK) : none;
+        const __m512i weight3 = vectors > 3 ? _mm512_load_si512(w + 3 * BLOCK) : none;
+        const __m512i ones = affine ? _mm512_set1_epi32(b->ones[g]) : none;
+        EACH_ROW(PRODUCTS)
+    }
+    EACH_ROW(FENCE)
+    if (affine) {
+        EACH_ROW(EXPAND)
+    }
+    EACH_ROW(REQUANTIZE)
+    EACH_ROW(STORE)
+}
+
+#define TILE(rows, vectors) \
+    (affine ? (way == TFLM ? conv2d_tile(b, from, to, rows, vectors, 1, TFLM) \
+               : way == SINGLE ? conv2d_tile(b, from, to, rows, vectors, 1, SINGLE) \
+                               : conv2d_tile(b, from, to, rows, vectors, 1, HIGH)) \
+            : (way == TFLM ? conv2d_tile(b, from, to, rows, vectors, 0, TFLM) \
+               : way == SINGLE ? conv2d_tile(b, from, to, rows, vectors, 0, SINGLE) \
+                               : conv2d_tile(b, from, to, rows, vectors, 0, HIGH)))
+
+static TARGET void conv2d_tiles(const conv2d_block *b, const uint8_t *const *from, int8_t *const *to, int rows,
+                                int vectors, int affine, int way)
+{
+    int r;
+    if (rows == ROWS) {
+        switch (vectors) {
+        case 1: TILE(ROWS, 1); return;
+        case 2: TILE(ROWS, 2); return;
+        case 3: TILE(ROWS, 3); return;
+        default: TILE(ROWS, 4); return;
+        }
+    }
+    for (r = 0; r < rows; r++, from++, to++) {
+        switch (vectors) {
+        case 1: TILE(1, 1); break;
+        case 2: TILE(1, 2); break;
+        case 3: TILE(1, 3); break;
+        default: TILE(1, 4); break;
+        }
+    }
+}
+
+TARGET void kws_avx512_conv2d(
+    const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
+{
+    const kws_affine *op = (const kws_affine *)op_;
+    const packed_conv2d *packed = (const packed_conv2d *)op->packed;
+    const kws_window *w = &op->window;
+    const int32_t pixels = w->out_h * w->out_w, blocks = blocks_of(w->out_c);
+    const int32_t row_step = w->stride_h * packed->padded.w * w->in_c, step = w->stride_w * w->in_c;
+    const uint8_t *image = (const uint8_t *)scratch;
+    const int8_t *weights = packed->weights;
+    conv2d_block b;
+    int32_t block, i;
+    (void)input2;
+    copy_padded(op, packed->padded, input, (uint8_t *)scratch);
+    b.groups = packed->groups;
+    b.weight_zero_point = op->weight_zero_point;
+    b.offsets = packed->offsets;
+    b.ones = packed->ones;
+    b.zero = _mm512_set1_epi16((short)op->requant.zero_point);
+    b.low = _mm512_set1_epi8((char)op->requant.activation_min);
+    b.high = _mm512_set1_epi8((char)op->requant.activation_max);
+    for (block = 0; block < blocks; block++) {
+        const int32_t vectors = vectors_of(w->out_c, block);
+        const int32_t channels = w->out_c - block * BLOCK < BLOCK ? w->out_c - block * BLOCK : BLOCK;
+        const uint8_t *row = image;
+        int32_t compact[LANES], x = 0, n = 0;
+        const uint8_t *from[ROWS];
+        int8_t *to[ROWS];
+        b.weights = weights;
+        b.bias = packed->bias + block * BLOCK;
+        b.requant = packed->requant + block * VECTORS;
+        b.mask = channels == BLOCK ? ~UINT64_C(0) : (UINT64_C(1) << channels) - 1;
+        for (i = 0; i < LANES; i++) /* vector v of 128-bit lane q lies at 4 q + v, and belongs at q vectors + v */
+            compact[i] = i / vectors * VECTORS + i % vectors;
+        b.compact = _mm512_loadu_si512(compact);
+        for (i = 0; i < pixels; i++) {
+            from[n] = row + x * step;
+            to[n] = output + i * w->out_c + block * BLOCK;
+            if (++x == w->out_w) {
+                x = 0;
+                row += row_step;
+            }
+            if (++n == ROWS) {
+                conv2d_tiles(&b, from, to, ROWS, vectors, op->weight_zero_point != 0, packed->way);
+                n = 0;
+            }
+        }
+        conv2d_tiles(&b, from, to, n, vectors, op->weight_zero_point != 0, packed->way);
+        weights += (size_t)packed->groups * (size_t)vectors * LANES * 4;
+    }
+}
+
+#else
+typedef int kws_no_avx512_conv2d;
+#endif

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.export import tflite
 from features.audio import read_audio
 from features.config import PRESETS, get_preset
 from features.float_frontend import features
@@ -261,6 +262,21 @@ def test_export_writes_a_folder_named_after_the_model(
     assert not (tmp_path / "no").exists()
 
 
+def test_export_to_tflite_says_who_computes_the_bits(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tone_model_file: Path, tmp_path: Path
+) -> None:
+    out, arguments = tmp_path / "tones.tflite", ("export", "--model", tone_model_file, "--to", "tflite", "--out")
+    code, printed, err = run(capsys, *arguments, out)
+    assert (code, err) == (0, "")
+    first, second = printed.splitlines()
+    assert first.startswith("rounding 'single': no TFLite runtime is sure to compute this model's own bits")
+    assert second == f"wrote {out}"
+    assert out.read_bytes() == tflite.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+    code, printed, _ = run(capsys, *arguments, out, "--rounding", "tflm")
+    assert code == 0
+    assert printed.startswith("rounding 'tflm': TensorFlow Lite Micro computes this model's own bits")
+
+
 def test_export_of_a_header_is_whole_or_not_at_all(
     capsys: pytest.CaptureFixture[str], tone_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,7 +359,8 @@ def test_features_are_not_written_over_the_recording(
         (("features", "x.wav", "--npy", "x.npy"), 1, "kws: x.wav: no such file"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "mfb"), 2, "kws: no preset 'mfb' (choose one of mfb40"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "a", "--model", "b"), 2, "contradict"),
-        (("export", "--to", "tflite", "--out", "x"), 2, "'tflite' is not one of 'c', 'c-array'"),
+        (("export", "--to", "pdf", "--out", "x"), 2, "'pdf' is not one of 'c', 'c-array', 'tflite'"),
+        (("export", "--to", "tflite", "--name", "a", "--out", "x"), 2, "kws: --name is for C"),
         (("demo", "--data", "nowhere"), 1, "kws: nowhere: no such folder"),
     ],
 )

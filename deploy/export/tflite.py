@@ -1,0 +1,491 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph as a TensorFlow Lite file, from its own integers: int8 in and out, operators of TensorFlow Lite Micro.
+
+A runtime derives every (multiplier, shift) and every clamp from scales. Both are recomputed here by the formulas of
+TensorFlow Lite's ``kernel_util.cc`` and ``quantization_util.cc``, and a graph whose integers are others is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.graph import Graph, Op
+from deploy.ops.add import LEFT_SHIFT, Add
+from deploy.ops.affine import bias_scale
+from deploy.ops.base import Padding, Pair
+from deploy.ops.concatenation import Concatenation
+from deploy.ops.conv2d import Conv2d
+from deploy.ops.depthwise_conv2d import DepthwiseConv2d
+from deploy.ops.mean import Mean
+from deploy.ops.pad import Pad
+from deploy.ops.pool import Pool
+from deploy.ops.slice import Slice
+from deploy.ops.softmax import Softmax, softmax_multiplier
+from deploy.tensor import Shape, Tensor
+from features.config import FrontendConfig
+from kws.arithmetic.quant import QuantParams
+from kws.arithmetic.requantize import Requant, quantize_multiplier
+from kws.errors import MissingExtraError, ModelError, QuantError
+
+METADATA = "integer_kws"
+"""The metadata entry that an export carries: JSON of version, rounding, labels, front-end and the input's (S, Z)."""
+METADATA_VERSION = 1
+
+RUNTIMES = {
+    "single": "no TFLite runtime is sure to compute this model's own bits: LiteRT's default (XNNPACK) rounds once as "
+    "the model does and differs in ties and in float32 products; TensorFlow Lite Micro and LiteRT without delegates "
+    "round twice (--rounding tflm exports what the former computes)",
+    "tflm": "TensorFlow Lite Micro computes this model's own bits; LiteRT does not: by default (XNNPACK) it rounds "
+    "once, without delegates it rounds other ties",
+    "double_up": "LiteRT without delegates computes this model's own bits in convolutions and fully connected layers; "
+    "LiteRT's default (XNNPACK) and TensorFlow Lite Micro do not",
+    "half_even": "LiteRT's default (XNNPACK) computes this model's own bits in convolutions and fully connected "
+    "layers, but for float32 products near a tie; LiteRT without delegates and TensorFlow Lite Micro do not",
+    "half_away": "no TFLite runtime computes this model's own bits: none rounds once with ties away from zero "
+    "throughout",
+}
+"""Which runtimes compute the bits of a graph, by its rounding rule: docs/formats.md has the counts."""
+
+# Our op: TFLite's operator, its options, and its version for int8.
+_OPERATORS = {
+    "conv2d": ("CONV_2D", "Conv2DOptions", 3),
+    "depthwise_conv2d": ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", 3),
+    "fully_connected": ("FULLY_CONNECTED", "FullyConnectedOptions", 4),
+    "add": ("ADD", "AddOptions", 2),
+    "average_pool": ("AVERAGE_POOL_2D", "Pool2DOptions", 2),
+    "max_pool": ("MAX_POOL_2D", "Pool2DOptions", 2),
+    "mean": ("MEAN", "ReducerOptions", 2),
+    "concatenation": ("CONCATENATION", "ConcatenationOptions", 2),
+    "quantize": ("QUANTIZE", "QuantizeOptions", 2),
+    "slice": ("SLICE", "SliceOptions", 2),
+    "pad": ("PAD", "PadOptions", 2),
+    "reshape": ("RESHAPE", "ReshapeOptions", 1),
+    "softmax": ("SOFTMAX", "SoftmaxOptions", 2),
+}
+_AFFINE = ("conv2d", "depthwise_conv2d", "fully_connected")
+_ALIGNMENT = 16  # of every buffer, as the schema demands: boards read constants in place
+_FULL = (-128, 127)
+
+
+def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None) -> bytes:
+    """The content of a .tflite file for a checked graph; tensors keep their names, shapes get a batch axis of 1.
+
+    Pad is written before a convolution whose padding is neither SAME nor VALID, quantize before a concatenation of
+    other (S, Z). ModelError names the op that TensorFlow Lite cannot hold: a scale that is not known, weights with a
+    zero point or with -128, a clamp that is no fused activation, padded pools other than SAME, (multiplier, shift)
+    that are not what the runtimes derive. MissingExtraError where the schema is not installed.
+    """
+    writer = _Writer(graph)
+    for op in graph.ops:
+        try:
+            _check_multipliers(graph, op)
+            _WRITE[op.kind](writer, op)
+        except (ModelError, QuantError) as error:
+            where = error.where if isinstance(error, ModelError) and error.where else f"op '{op.name}'"
+            raise ModelError(f"TensorFlow Lite: {error.what}", where=where, hint=error.hint) from None
+    source = graph.input_params
+    metadata = {
+        "version": METADATA_VERSION,
+        "rounding": graph.rounding,
+        "labels": list(labels),
+        "frontend": None if frontend is None else frontend.to_dict(),
+        "input": {"scale": source.scale, "zero_point": source.zero_point},
+    }
+    return writer.finish(json.dumps(metadata).encode())
+
+
+def fused_activations(params: QuantParams) -> dict[str, Pair]:
+    """The clamp of each fused activation in `params`, as the runtimes derive it: Z + round(r / S) in float32, half
+    away. One whose end int32 does not hold is left out."""
+    scale, zero_point = np.float32(params.scale), params.zero_point
+    found = {"NONE": _FULL}
+    for name, low, high in (("RELU", 0, None), ("RELU6", 0, 6), ("RELU_N1_TO_1", -1, 1)):
+        ends = [0 if r is None else float(np.float32(r) / scale) for r in (low, high)]
+        if max(map(abs, ends)) < 1 << 30:
+            q_low, q_high = (zero_point + int(np.copysign(np.floor(abs(end) + 0.5), end)) for end in ends)
+            found[name] = max(-128, q_low), 127 if high is None else min(127, q_high)
+    return found
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[Pair, int]:
+    """TensorFlow's SAME along one axis: (before, after), the smaller half before, and the size of the output."""
+    out = -(-size // stride)
+    total = max((out - 1) * stride + kernel - size, 0)
+    return (total // 2, total - total // 2), out
+
+
+def tflite_schema() -> Any:
+    """The classes of TensorFlow Lite's schema. MissingExtraError where they are not installed."""
+    try:
+        import flatbuffers  # noqa: F401  # what the schema is written with
+        from ai_edge_litert import schema_py_generated
+    except ImportError:
+        what = "TensorFlow Lite export needs ai-edge-litert and flatbuffers"
+        raise MissingExtraError(what, hint="pip install 'integer-kws[tflite]'") from None
+    return schema_py_generated
+
+
+@dataclass
+class _Buffer:
+    """A buffer of the file, aligned; takes the place of the schema's BufferT, whose bytes lie anywhere."""
+
+    data: bytes
+
+    def Pack(self, builder: Any) -> Any:
+        """Write the bytes, then the table that points to them."""
+        schema = tflite_schema()
+        vector = None
+        if self.data:
+            builder.StartVector(1, len(self.data), _ALIGNMENT)
+            builder.head -= len(self.data)
+            builder.Bytes[builder.head : builder.head + len(self.data)] = self.data
+            vector = builder.EndVector()
+        schema.BufferStart(builder)
+        if vector is not None:
+            schema.BufferAddData(builder, vector)
+        return schema.BufferEnd(builder)
+
+
+class _Writer:
+    """Collects tensors and operators. Tensors are numbers, in the order in which they are added."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.schema = tflite_schema()
+        self._buffers = [_Buffer(b"")]  # the first one means "no data"
+        self._tensors: list[Any] = []
+        self._codes: list[str] = []
+        self._operators: list[Any] = []
+        self._numbers: dict[str, int] = {}
+        self._taken = set(graph.tensors)
+        self.activation(graph.tensors[graph.input])
+
+    def number(self, name: str) -> int:
+        """The tensor of that name in the graph."""
+        return self._numbers[name]
+
+    def activation(self, tensor: Tensor) -> int:
+        """Add a tensor that an operator makes, or the input."""
+        params = tensor.params
+        self._numbers[tensor.name] = self._tensor(
+            tensor.name, (1, *tensor.shape), np.dtype(np.int8), [params.scale], params.zero_point
+        )
+        return self._numbers[tensor.name]
+
+    def temporary(self, name: str, shape: Shape, params: QuantParams) -> int:
+        """Add an activation that the graph does not have."""
+        return self._tensor(self._unique(name), (1, *shape), np.dtype(np.int8), [params.scale], params.zero_point)
+
+    def constant(self, name: str, values: NDArray[Any], scales: Sequence[float] = (), axis: int = 0) -> int:
+        """Add constant values, with scales where they stand for reals."""
+        self._buffers.append(_Buffer(np.ascontiguousarray(values).tobytes()))
+        return self._tensor(name, values.shape, values.dtype, scales, 0, axis, len(self._buffers) - 1)
+
+    def integers(self, name: str, values: Sequence[Any]) -> int:
+        """Add an int32 constant that is an operator's parameter."""
+        return self.constant(self._unique(name), np.array(values, np.int32))
+
+    def operator(self, kind: str, inputs: Sequence[int], output: int, **options: Any) -> None:
+        """Add an operator; `options` are fields of its table in the schema."""
+        options_name = _OPERATORS[kind][1]
+        operator = self.schema.OperatorT()
+        if kind not in self._codes:
+            self._codes.append(kind)
+        operator.opcodeIndex = self._codes.index(kind)
+        operator.inputs, operator.outputs = list(inputs), [output]
+        operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, options_name)
+        operator.builtinOptions = getattr(self.schema, f"{options_name}T")()
+        for field, value in options.items():
+            setattr(operator.builtinOptions, field, value)
+        self._operators.append(operator)
+
+    def finish(self, metadata: bytes) -> bytes:
+        """The content of the file."""
+        import flatbuffers
+
+        subgraph, model, entry = self.schema.SubGraphT(), self.schema.ModelT(), self.schema.MetadataT()
+        subgraph.name = "main"
+        subgraph.tensors, subgraph.operators = self._tensors, self._operators
+        subgraph.inputs, subgraph.outputs = [self.number(self.graph.input)], [self.number(self.graph.output)]
+        self._buffers.append(_Buffer(metadata))
+        entry.name, entry.buffer = METADATA, len(self._buffers) - 1
+        model.version, model.description = 3, "made by kws export --to tflite"
+        model.subgraphs, model.buffers, model.metadata = [subgraph], self._buffers, [entry]
+        model.operatorCodes = [self._code(kind) for kind in self._codes]
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def _code(self, kind: str) -> Any:
+        name, _, version = _OPERATORS[kind]
+        code = self.schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(self.schema.BuiltinOperator, name)
+        code.version = version
+        return code
+
+    def _tensor(
+        self,
+        name: str,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        scales: Sequence[float],
+        zero_point: int,
+        axis: int = 0,
+        buffer: int = 0,
+    ) -> int:
+        tensor = self.schema.TensorT()
+        tensor.name, tensor.shape, tensor.buffer = name, list(shape), buffer
+        tensor.type = getattr(self.schema.TensorType, dtype.name.upper())
+        if scales:
+            tensor.quantization = self.schema.QuantizationParametersT()
+            tensor.quantization.scale = list(scales)
+            tensor.quantization.zeroPoint = [zero_point] * len(scales)
+            tensor.quantization.quantizedDimension = axis
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self._taken:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._taken.add(candidate)
+        return candidate
+
+
+def _scales(tensor: Tensor) -> tuple[float, ...]:
+    """The scales of a weight."""
+    if tensor.scale is None:
+        raise ModelError(f"scale of '{tensor.name}' is not known")
+    return tensor.scale if isinstance(tensor.scale, tuple) else (tensor.scale,)
+
+
+def _check_multipliers(graph: Graph, op: Op) -> None:
+    """ModelError unless every (multiplier, shift) of the op is what the runtimes derive from the scales."""
+    for (field, requant), real in zip(op.attributes.requants(), _real_multipliers(graph, op), strict=True):
+        multiplier, shift = quantize_multiplier(real)
+        if not (np.array_equal(requant.multiplier, multiplier) and np.array_equal(requant.shift, shift)):
+            raise ModelError(f"{field}: the runtimes derive other multipliers or shifts from the scales")
+
+
+def _real_multipliers(graph: Graph, op: Op) -> Iterator[NDArray[np.float64]]:
+    """What the runtimes requantize by, one array a Requant of the op: float64, but a float32 product of the scales
+    of a fully connected op with one weight scale."""
+    inputs, output = graph.inputs_of(op), graph.tensors[op.output]
+    sources = [np.float64(tensor.params.scale) for tensor in inputs if tensor.data is None]
+    target = np.float64(output.params.scale)
+    if op.kind in _AFFINE:
+        weights = np.array(_scales(inputs[1]))
+        product = sources[0] * weights
+        if op.kind == "fully_connected" and len(weights) == 1:
+            product = (np.float32(sources[0]) * weights.astype(np.float32)).astype(np.float64)
+        yield product / target
+    elif op.kind == "add":
+        common = 2 * max(sources)
+        yield from (np.array(real) for real in (sources[0] / common, sources[1] / common))
+        yield np.array(common / ((1 << LEFT_SHIFT) * target))
+    elif op.kind in ("mean", "concatenation"):
+        yield from (np.array(source / target) for source in sources)
+
+
+def _activation(writer: _Writer, clamp: Pair, params: QuantParams) -> int:
+    """The fused activation that clamps so."""
+    for name, ends in fused_activations(params).items():
+        if ends == clamp:
+            return int(getattr(writer.schema.ActivationFunctionType, name))
+    raise ModelError(f"clamp [{clamp[0]}, {clamp[1]}] is that of no fused activation: none, ReLU, ReLU6 or [-1, 1]")
+
+
+def _clamp_of(requant: Requant) -> Pair:
+    return requant.activation_min, requant.activation_max
+
+
+def _padding_of(x: Shape, kernel: Pair, stride: Pair, padding: Padding) -> str | None:
+    """VALID, SAME, or None where it is neither; padding that no window reaches does not count."""
+    outs, before = [], []
+    for axis in (0, 1):
+        outs.append((x[axis] + sum(padding[axis]) - kernel[axis]) // stride[axis] + 1)
+        before.append(padding[axis][0])
+    same = [same_padding(x[axis], kernel[axis], stride[axis]) for axis in (0, 1)]
+    if before == [0, 0] and outs == [(x[axis] - kernel[axis]) // stride[axis] + 1 for axis in (0, 1)]:
+        return "VALID"
+    if before == [pair[0] for pair, _ in same] and outs == [out for _, out in same]:
+        return "SAME"
+    return None
+
+
+def _constants(writer: _Writer, op: Op, channel_axis: int) -> list[int]:
+    x, weight, bias = writer.graph.inputs_of(op)
+    assert weight.data is not None
+    assert bias.data is not None
+    if weight.zero_point != 0:
+        what = f"zero_point {weight.zero_point} of weight '{weight.name}' is not 0"
+        raise ModelError(what, hint="train with --weights per-channel")
+    if (weight.data == -128).any():
+        raise ModelError(f"weight '{weight.name}' holds -128, which TensorFlow Lite's int8 weights do not")
+    scales = _scales(weight)
+    products = np.atleast_1d(bias_scale(x.params.scale, scales))
+    return [
+        writer.constant(weight.name, weight.data, scales, channel_axis),
+        writer.constant(bias.name, bias.data, [float(s) for s in products]),
+    ]
+
+
+def _convolution(writer: _Writer, op: Op, channel_axis: int, **options: Any) -> None:
+    attributes = cast(Conv2d | DepthwiseConv2d, op.attributes)
+    x, weight, _ = writer.graph.inputs_of(op)
+    output = writer.graph.tensors[op.output]
+    source = writer.number(x.name)
+    activation = _activation(writer, _clamp_of(attributes.requant), output.params)
+    constants = _constants(writer, op, channel_axis)
+    kernel = weight.shape[1], weight.shape[2]
+    padding = _padding_of(x.shape, kernel, attributes.stride, attributes.padding)
+    if padding is None:
+        pairs = (*attributes.padding, (0, 0))
+        shape = tuple(size + sum(pair) for size, pair in zip(x.shape, pairs, strict=True))
+        padded = writer.temporary(f"{op.name}/pad", shape, x.params)
+        writer.operator("pad", [source, writer.integers(f"{op.name}/paddings", ((0, 0), *pairs))], padded)
+        source, padding = padded, "VALID"
+    writer.operator(
+        op.kind,
+        [source, *constants],
+        writer.activation(output),
+        strideH=attributes.stride[0],
+        strideW=attributes.stride[1],
+        padding=getattr(writer.schema.Padding, padding),
+        fusedActivationFunction=activation,
+        dilationHFactor=1,
+        dilationWFactor=1,
+        **options,
+    )
+
+
+def _conv2d(writer: _Writer, op: Op) -> None:
+    _convolution(writer, op, 0)
+
+
+def _depthwise_conv2d(writer: _Writer, op: Op) -> None:
+    x, weight, _ = writer.graph.inputs_of(op)
+    _convolution(writer, op, 3, depthMultiplier=weight.shape[3] // x.shape[2])
+
+
+def _fully_connected(writer: _Writer, op: Op) -> None:
+    output = writer.graph.tensors[op.output]
+    ((_, requant),) = op.attributes.requants()
+    activation = _activation(writer, _clamp_of(requant), output.params)
+    inputs = [writer.number(op.inputs[0]), *_constants(writer, op, 0)]
+    writer.operator(op.kind, inputs, writer.activation(output), fusedActivationFunction=activation)
+
+
+def _pool(writer: _Writer, op: Op) -> None:
+    attributes = cast(Pool, op.attributes)
+    (x,) = writer.graph.inputs_of(op)
+    output = writer.graph.tensors[op.output]
+    activation = _activation(writer, (attributes.activation_min, attributes.activation_max), output.params)
+    padding = _padding_of(x.shape, attributes.kernel, attributes.stride, attributes.padding)
+    if padding is None:
+        raise ModelError(f"padding {attributes.padding} of a pool is neither VALID nor SAME")
+    writer.operator(
+        op.kind,
+        [writer.number(x.name)],
+        writer.activation(output),
+        filterHeight=attributes.kernel[0],
+        filterWidth=attributes.kernel[1],
+        strideH=attributes.stride[0],
+        strideW=attributes.stride[1],
+        padding=getattr(writer.schema.Padding, padding),
+        fusedActivationFunction=activation,
+    )
+
+
+def _add(writer: _Writer, op: Op) -> None:
+    attributes, output = cast(Add, op.attributes), writer.graph.tensors[op.output]
+    if int(attributes.requant.shift[0]) > 0:  # the runtimes take it for an error
+        raise ModelError("the inputs' scales are 2^19 times the output's or more")
+    activation = _activation(writer, _clamp_of(attributes.requant), output.params)
+    inputs = [writer.number(name) for name in op.inputs]
+    writer.operator(op.kind, inputs, writer.activation(output), fusedActivationFunction=activation)
+
+
+def _refuse_clamp(requant: Requant) -> None:
+    if _clamp_of(requant) != _FULL:
+        raise ModelError(f"clamp {list(_clamp_of(requant))} of an op that has no fused activation")
+
+
+def _mean(writer: _Writer, op: Op) -> None:
+    attributes = cast(Mean, op.attributes)
+    _refuse_clamp(attributes.requant)
+    inputs = [writer.number(op.inputs[0]), writer.integers(f"{op.name}/axes", (1, 2))]
+    output = writer.activation(writer.graph.tensors[op.output])
+    writer.operator(op.kind, inputs, output, keepDims=attributes.keep_dims)
+
+
+def _concatenation(writer: _Writer, op: Op) -> None:
+    """Inputs of other (S, Z) than the output's go through quantize: the operator itself only moves values."""
+    attributes, output = cast(Concatenation, op.attributes), writer.graph.tensors[op.output]
+    numbers = []
+    for index, (x, requant) in enumerate(zip(writer.graph.inputs_of(op), attributes.requants_in, strict=True)):
+        _refuse_clamp(requant)
+        number = writer.number(x.name)
+        if x.params != output.params:
+            brought = writer.temporary(f"{op.name}/quantize{index}", x.shape, output.params)
+            writer.operator("quantize", [number], brought)
+            number = brought
+        numbers.append(number)
+    writer.operator(op.kind, numbers, writer.activation(output), axis=attributes.axis + 1)
+
+
+def _slice(writer: _Writer, op: Op) -> None:
+    attributes = cast(Slice, op.attributes)
+    begin = writer.integers(f"{op.name}/begin", (0, *attributes.begin))
+    size = writer.integers(f"{op.name}/size", (1, *attributes.size))
+    output = writer.activation(writer.graph.tensors[op.output])
+    writer.operator(op.kind, [writer.number(op.inputs[0]), begin, size], output)
+
+
+def _pad(writer: _Writer, op: Op) -> None:
+    paddings = writer.integers(f"{op.name}/paddings", ((0, 0), *cast(Pad, op.attributes).paddings))
+    output = writer.activation(writer.graph.tensors[op.output])
+    writer.operator(op.kind, [writer.number(op.inputs[0]), paddings], output)
+
+
+def _reshape(writer: _Writer, op: Op) -> None:
+    output = writer.graph.tensors[op.output]
+    shape = (1, *output.shape)
+    inputs = [writer.number(op.inputs[0]), writer.integers(f"{op.name}/shape", shape)]
+    writer.operator(op.kind, inputs, writer.activation(output), newShape=list(shape))
+
+
+def _softmax(writer: _Writer, op: Op) -> None:
+    attributes = cast(Softmax, op.attributes)
+    (x,) = writer.graph.inputs_of(op)
+    held = attributes.multiplier, attributes.left_shift
+    real = attributes.multiplier * 2.0 ** (attributes.left_shift - 31 - 26)
+    for beta in (1.0, float(np.float32(real / x.params.scale))):
+        if softmax_multiplier(x.params.scale, beta) == held:
+            output = writer.activation(writer.graph.tensors[op.output])
+            writer.operator(op.kind, [writer.number(x.name)], output, beta=beta)
+            return
+    raise ModelError("no float32 beta gives this multiplier and shift")
+
+
+_WRITE: dict[str, Callable[[_Writer, Op], None]] = {
+    "conv2d": _conv2d,
+    "depthwise_conv2d": _depthwise_conv2d,
+    "fully_connected": _fully_connected,
+    "add": _add,
+    "average_pool": _pool,
+    "max_pool": _pool,
+    "mean": _mean,
+    "concatenation": _concatenation,
+    "slice": _slice,
+    "pad": _pad,
+    "reshape": _reshape,
+    "softmax": _softmax,
+}

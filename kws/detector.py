@@ -286,13 +286,16 @@ class Trace:
 
 
 class Detector:
-    """Finds the keywords of a model in recordings. `detection` replaces the model's own settings."""
+    """Finds the keywords of a model in recordings. `detection` replaces the model's own settings.
+
+    ModelError for a model without a front-end.
+    """
 
     def __init__(self, model: Model, detection: DetectionConfig | None = None) -> None:
         self.model = model
-        self.detection = model.detection if detection is None else detection
-        self.detection.check(model.labels, model.frontend)
-        self._frontend = model.frontend
+        self.frontend, own = model.hearing()
+        self.detection = own if detection is None else detection
+        self.detection.check(model.labels, self.frontend)
         self._graph = model.graph
 
     def detect(self, source: str | Path | NDArray[Any]) -> list[Event]:
@@ -305,19 +308,19 @@ class Detector:
     def trace(self, source: str | Path | NDArray[Any]) -> Trace:
         """The posteriors of every window of such a source. Errors as in `detect`."""
         if isinstance(source, str | Path):
-            source = read_audio(source, dtype="int16", sample_rate=self._frontend.sample_rate)
+            source = read_audio(source, dtype="int16", sample_rate=self.frontend.sample_rate)
         elif not isinstance(source, np.ndarray):
             what = f"a {type(source).__name__} is neither a path nor a NumPy array of samples"
             raise UsageError(what, hint="numpy.array(samples, numpy.float32)")
         if source.ndim != 1 or len(source) == 0:
             raise AudioError(f"samples of shape {source.shape} are not one channel of at least one sample")
-        windows = Windows(source, self._frontend, self._graph, self.detection.hop)
+        windows = Windows(source, self.frontend, self._graph, self.detection.hop)
         parts = range(0, len(windows), _WINDOWS_AT_ONCE)
         posteriors = np.concatenate([
             posteriors_of(self._graph, self.model.run(windows.take(start, start + _WINDOWS_AT_ONCE)[..., None]))
             for start in parts
         ])  # fmt: skip
-        return Trace(windows, posteriors, len(source) / self._frontend.sample_rate)
+        return Trace(windows, posteriors, len(source) / self.frontend.sample_rate)
 
     def decide(self, trace: Trace) -> list[Event]:
         """The events of a trace that this detector made, or another of the same model and `hop`."""
@@ -325,15 +328,15 @@ class Detector:
 
     def _event(self, firing: Firing, trace: Trace) -> Event:
         hop = self.detection.hop
-        window = min(firing.window, firing.centre + max(1, round(_frames(_AFTER, self._frontend) / hop)))
+        window = min(firing.window, firing.centre + max(1, round(_frames(_AFTER, self.frontend) / hop)))
         age = (window - firing.centre) * hop
-        first, last = locate(trace.windows.take(window, window + 1)[0], age, self._frontend)
+        first, last = locate(trace.windows.take(window, window + 1)[0], age, self.frontend)
         offset = trace.windows.first_frame(window)
         start, end = (min(max(0.0, self._edge(offset + frame)), trace.seconds) for frame in (first, last + 1))
         return Event(self.model.labels[firing.keyword], start, end, firing.peak / POSTERIOR_MAX)
 
     def _edge(self, frame: int) -> float:
         """The second between frames `frame` - 1 and `frame`, half way between their centres."""
-        hop_length = self._frontend.hop_length
-        samples = frame * hop_length + (self._frontend.frame_length - hop_length) / 2
-        return float(samples / self._frontend.sample_rate)
+        hop_length = self.frontend.hop_length
+        samples = frame * hop_length + (self.frontend.frame_length - hop_length) / 2
+        return float(samples / self.frontend.sample_rate)

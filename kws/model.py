@@ -31,12 +31,12 @@ from features.float_frontend import features
 from features.quantize import clip_samples, quantize_features
 from features.tables import mel_weights
 from kws.detector import DetectionConfig, Detector, Event
-from kws.errors import KwsError, ModelError, UsageError
+from kws.errors import KwsError, ModelError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VERSION = 1
+VERSION = 2  # the newest that is read; a model with a front-end is written as version 1, so that older programs read it
 SUFFIX = ".kws"
 RUN_FILE = "model.kws"
 SHIPPED = Path(__file__).parent / "models"
@@ -45,7 +45,6 @@ MAX_FILE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 4 << 20
 MAX_LABELS = 256
 MAX_NESTING = 64
-MAX_LINE = 300
 _DTYPES = ("I8", "I32", "F32")
 _FIELDS = ("version", "graph", "frontend", "labels", "detection", "provenance")
 
@@ -54,15 +53,18 @@ _FIELDS = ("version", "graph", "frontend", "labels", "detection", "provenance")
 class Model:
     """A detector: the integer graph, what its input is made of, what its outputs mean, and when to fire.
 
+    `frontend` and `detection` are both None in a network that others made of features that are not ours: it runs, is
+    exported and profiled, and hears no sound.
+
     `labels` are the keywords in training order, then ``_silence_`` and ``_unknown_``. `provenance` says where the model
     comes from, in values fit for JSON: data hashes, command, git revision, metrics. `engine`, one of
     `deploy.engine.ENGINES`, runs the graph; it is not in the file.
     """
 
     graph: Graph
-    frontend: FrontendConfig
+    frontend: FrontendConfig | None
     labels: tuple[str, ...]
-    detection: DetectionConfig
+    detection: DetectionConfig | None
     provenance: dict[str, Any] = field(default_factory=dict)
     engine: str = "native"
 
@@ -74,7 +76,9 @@ class Model:
         for index, label in enumerate(self.labels):
             if not (1 <= len(label) <= 64 and label.isprintable() and label == label.strip()):
                 raise ModelError("is not 1 to 64 printable characters", where=f"labels[{index}]")
-        if self.graph.input_shape != self.frontend.input_shape:
+        if (self.frontend is None) != (self.detection is None):
+            raise ModelError("is there without the other of front-end and detection", where="detection")
+        if self.frontend is not None and self.graph.input_shape != self.frontend.input_shape:
             what = f"input shape {self.graph.input_shape} is not the front-end's {self.frontend.input_shape}"
             raise ModelError(what, where="graph.input")
         if self.graph.output_shape != (len(self.labels),):
@@ -83,8 +87,16 @@ class Model:
         _ = self.graph.input_params  # has a scale
         if self.graph.ops[-1].kind != "softmax":
             softmax_multiplier(self.graph.output_params.scale)
-        mel_weights(self.frontend)  # every band holds a bin
-        self.detection.check(self.labels, self.frontend)
+        if self.frontend is not None and self.detection is not None:
+            mel_weights(self.frontend)  # every band holds a bin
+            self.detection.check(self.labels, self.frontend)
+
+    def hearing(self) -> tuple[FrontendConfig, DetectionConfig]:
+        """What it takes to hear: front-end and detection. ModelError for a model that has none."""
+        if self.frontend is None or self.detection is None:
+            what = "is none: this model takes features, not sound"
+            raise ModelError(what, where="front-end", hint="kws import --preset P, where one of ours made its features")
+        return self.frontend, self.detection
 
     def save(self, path: str | Path) -> None:
         """Write the file at once or not at all. ModelError for a model that `load` would refuse."""
@@ -95,11 +107,11 @@ class Model:
         self.check()
         graph, arrays = graph_to_dict(self.graph)
         values = {
-            "version": VERSION,
+            "version": VERSION if self.frontend is None else 1,
             "graph": graph,
-            "frontend": self.frontend.to_dict(),
+            "frontend": None if self.frontend is None else self.frontend.to_dict(),
             "labels": list(self.labels),
-            "detection": self.detection.to_dict(),
+            "detection": None if self.detection is None else self.detection.to_dict(),
             "provenance": self.provenance,
         }
         try:
@@ -118,8 +130,8 @@ class Model:
         try:
             return cls._read(data)
         except KwsError as error:
-            where = None if error.where is None else _printable(error.where)
-            raise ModelError(_printable(error.what), where=where, hint=error.hint) from None
+            where = None if error.where is None else printable(error.where)
+            raise ModelError(printable(error.what), where=where, hint=error.hint) from None
 
     @classmethod
     def _read(cls, data: bytes) -> Model:
@@ -129,16 +141,17 @@ class Model:
             what = f"version {str(version)[:20]} is newer than {VERSION}, the newest that this program reads"
             raise ModelError(what, hint="update integer-kws")
         found = fields_of(values, _FIELDS, "model")
-        if version != VERSION or type(version) is not int:
+        if type(version) is not int or version < 1:
             raise ModelError("is not a version", where="version")
         _, graph, frontend, labels, detection, provenance = found
         if not isinstance(provenance, dict):
             raise ModelError("is not an object", where="provenance")
+        deaf = version > 1 and frontend is None and detection is None
         model = cls(
             graph_from_dict(graph, arrays),
-            _frontend(frontend),
+            None if deaf else _frontend(frontend),
             tuple(string(label, where) for label, where in items_of(labels, "labels", MAX_LABELS)),
-            DetectionConfig.from_dict(detection),
+            None if deaf else DetectionConfig.from_dict(detection),
             provenance,
         )
         model.check()
@@ -163,13 +176,14 @@ class Model:
 
         A clip is padded with zeros, or cut at both ends, to the length that the front-end sees.
         """
+        frontend, _ = self.hearing()
         batch = np.atleast_2d(samples)
         if batch.ndim != 2:
             raise UsageError(f"samples of shape {batch.shape} are neither (n,) nor (B, n)")
-        clips = np.empty((len(batch), self.frontend.clip_samples), batch.dtype)
+        clips = np.empty((len(batch), frontend.clip_samples), batch.dtype)
         for clip, samples_of_clip in zip(clips, batch, strict=True):
             clip[:] = clip_samples(samples_of_clip, len(clip))
-        q = quantize_features(features(clips, self.frontend), self.graph.input_params)
+        q = quantize_features(features(clips, frontend), self.graph.input_params)
         return self.run(q[..., None])
 
     def run(self, x: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -263,12 +277,6 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
-
-
-def _printable(text: str) -> str:
-    """What a stranger's file made a message say: cut to a length, control characters as escapes."""
-    cut = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -24,7 +24,7 @@ _LINE = 110
 _TYPES = {"int8": "int8_t", "int32": "int32_t", "int16": "int16_t", "float32": "float"}
 
 
-def export(graph: Graph, frontend: FrontendConfig, labels: Sequence[str], *, name: str = "kws_model") -> str:
+def export(graph: Graph, frontend: FrontendConfig | None, labels: Sequence[str], *, name: str = "kws_model") -> str:
     """The text of the header; `name` begins every identifier and, in capitals, every macro.
 
     real = scale * (q - zero_point). Weights are OHWI, 1HWC or OI, activations HWC. A multiplier and its shift stand for
@@ -38,7 +38,8 @@ def export(graph: Graph, frontend: FrontendConfig, labels: Sequence[str], *, nam
     writer.line(f"static const char *const {name}_labels[{len(labels)}] = {{")
     writer.values(c_string(label) for label in labels)
     writer.line("};")
-    _write_frontend(writer, frontend)
+    if frontend is not None:
+        _write_frontend(writer, frontend)
     writer.section(f"Network: every requantization rounds by the rule '{graph.rounding}'")
     for role, tensor in (("INPUT", graph.tensors[graph.input]), ("OUTPUT", graph.tensors[graph.output])):
         writer.macro(f"{role}_SHAPE", _initializer(tensor.shape))

@@ -28,14 +28,11 @@ from deploy.ops.pool import Pool
 from deploy.ops.slice import Slice
 from deploy.ops.softmax import Softmax, softmax_multiplier
 from deploy.tensor import Shape, Tensor
+from deploy.tflite_rules import FULL_CLAMP, METADATA, METADATA_VERSION, fused_activations, same_padding
 from features.config import FrontendConfig
 from kws.arithmetic.quant import QuantParams
 from kws.arithmetic.requantize import Requant, quantize_multiplier
 from kws.errors import MissingExtraError, ModelError, QuantError
-
-METADATA = "integer_kws"
-"""The metadata entry that an export carries: JSON of version, rounding, labels, front-end and the input's (S, Z)."""
-METADATA_VERSION = 1
 
 RUNTIMES = {
     "single": "no TFLite runtime is sure to compute this model's own bits: LiteRT's default (XNNPACK) rounds once as "
@@ -70,7 +67,6 @@ _OPERATORS = {
 }
 _AFFINE = ("conv2d", "depthwise_conv2d", "fully_connected")
 _ALIGNMENT = 16  # of every buffer, as the schema demands: boards read constants in place
-_FULL = (-128, 127)
 
 
 def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None) -> bytes:
@@ -98,26 +94,6 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None)
         "input": {"scale": source.scale, "zero_point": source.zero_point},
     }
     return writer.finish(json.dumps(metadata).encode())
-
-
-def fused_activations(params: QuantParams) -> dict[str, Pair]:
-    """The clamp of each fused activation in `params`, as the runtimes derive it: Z + round(r / S) in float32, half
-    away. One whose end int32 does not hold is left out."""
-    scale, zero_point = np.float32(params.scale), params.zero_point
-    found = {"NONE": _FULL}
-    for name, low, high in (("RELU", 0, None), ("RELU6", 0, 6), ("RELU_N1_TO_1", -1, 1)):
-        ends = [0 if r is None else float(np.float32(r) / scale) for r in (low, high)]
-        if max(map(abs, ends)) < 1 << 30:
-            q_low, q_high = (zero_point + int(np.copysign(np.floor(abs(end) + 0.5), end)) for end in ends)
-            found[name] = max(-128, q_low), 127 if high is None else min(127, q_high)
-    return found
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[Pair, int]:
-    """TensorFlow's SAME along one axis: (before, after), the smaller half before, and the size of the output."""
-    out = -(-size // stride)
-    total = max((out - 1) * stride + kernel - size, 0)
-    return (total // 2, total - total // 2), out
 
 
 def tflite_schema() -> Any:
@@ -414,7 +390,7 @@ def _add(writer: _Writer, op: Op) -> None:
 
 
 def _refuse_clamp(requant: Requant) -> None:
-    if _clamp_of(requant) != _FULL:
+    if _clamp_of(requant) != FULL_CLAMP:
         raise ModelError(f"clamp {list(_clamp_of(requant))} of an op that has no fused activation")
 
 

@@ -88,9 +88,10 @@ def _compare(model: Model, corpus: Path) -> bool:
     from training.dataset import load, scan_folder
 
     clips = load([clip for clip in scan_folder(corpus) if clip.split != "training"]).recordings
-    samples = np.stack([clip_samples(clips[i], model.frontend.clip_samples) for i in range(len(clips))])
+    frontend, _ = model.hearing()
+    samples = np.stack([clip_samples(clips[i], frontend.clip_samples) for i in range(len(clips))])
     labels = np.array([_label(model, clip.word) for clip in clips.clips])
-    values = features(samples, model.frontend)
+    values = features(samples, frontend)
     network = qat.load(RUN / "fake_quantized.pt")
     agreements = compare_network(network, model.graph, values, labels)
     click.echo(f"int8 logits of {len(clips)} clips, by rounding rule of the integers:\n{_agreements(agreements)}\n")

@@ -18,10 +18,11 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 
 import kws
-from deploy.export.tflite import METADATA, RUNTIMES, export, fused_activations
+from deploy.export.tflite import RUNTIMES, export
 from deploy.graph import Graph, GraphBuilder
 from deploy.ops.registry import OPS
 from deploy.reference import run_all
+from deploy.tflite_rules import METADATA, fused_activations
 from deploy.tflite_runtimes import part_of, run_tflite, with_outputs
 from features.audio import read_audio
 from features.config import get_preset
@@ -30,6 +31,7 @@ from features.quantize import clip_samples, quantize_features
 from kws.arithmetic.fixedpoint import ROUNDING_RULES
 from kws.arithmetic.quant import QuantParams
 from kws.errors import KwsError, MissingExtraError, ModelError, UsageError
+from tests.deploy.tflite_graphs import every_op_of_tflite, float32, random_inputs
 from tests.fuzz.random_model import random_model
 from training.convert import convert
 from training.dataset import scan_folder
@@ -39,14 +41,6 @@ from training.qat import QuantScheme, calibrate, prepare_ptq
 DATA = Path(__file__).parents[2] / "data"
 AFFINE, POW2 = QuantScheme(), QuantScheme(scheme="pow2")
 LABELS = ("yes", "no", "_silence_", "_unknown_", "five")
-
-
-def _float32(value: float) -> float:
-    return float(np.float32(value))
-
-
-def _random_inputs(graph: Graph, n: int) -> Any:
-    return np.random.default_rng(n).integers(-128, 128, (n, *graph.input_shape)).astype(np.int8)
 
 
 def _sources(graph: Graph, op: Any) -> list[str]:
@@ -73,51 +67,6 @@ def _differences_op_by_op(runtime: str, graph: Graph, x: Any) -> dict[str, Count
         counts = {"values": difference.size, "differ": (difference > 0).sum(), "far": (difference > 1).sum()}
         found.setdefault(op.kind, Counter()).update({name: int(count) for name, count in counts.items()})
     return found
-
-
-def every_op_of_tflite(rounding: str, *, power_of_two: bool) -> Graph:
-    """(10, 6, 2) -> 5 classes: every op, in forms that TensorFlow Lite holds, SAME, VALID and other paddings."""
-    rng = np.random.default_rng(5)
-    builder = GraphBuilder(rounding)
-
-    def scale(value: float) -> float:
-        return 2.0 ** round(np.log2(value)) if power_of_two else _float32(value)
-
-    def scales(n: int, low: float, high: float) -> list[float]:
-        return [scale(s) for s in rng.uniform(low, high, n)]
-
-    def weight(*shape: int) -> Any:
-        return rng.integers(-127, 128, shape).astype(np.int8)
-
-    def bias(channels: int) -> Any:
-        return rng.integers(-2000, 2000, channels).astype(np.int32)
-
-    relu6 = QuantParams(2.0**-5, -128) if power_of_two else QuantParams(_float32(6 / 255), -128)
-    clamp: dict[str, int] = {"activation_max": 64} if power_of_two else {}
-    x = builder.input((10, 6, 2), QuantParams(scale(0.1), 3))
-    x = builder.pad(x, "pad", paddings=((1, 0), (0, 0), (0, 0)))
-    x = builder.conv2d(
-        x, "conv", weight(4, 3, 2, 2), scales(4, 0.0005, 0.002), 0, bias(4), padding=((1, 1), (0, 1)), output=relu6,
-        **clamp,
-    )  # fmt: skip
-    x = builder.max_pool(x, "max_pool", (2, 1), stride=(1, 1), padding=((0, 1), (0, 0)))
-    y = builder.depthwise_conv2d(
-        x, "depthwise", weight(1, 3, 3, 4), scales(4, 0.002, 0.01), 0, None, padding=((2, 0), (1, 1)), output=relu6,
-        **clamp,
-    )  # fmt: skip
-    z = builder.conv2d(
-        y, "pointwise", weight(4, 1, 1, 4), scale(0.003), 0, bias(4), output=QuantParams(scale(0.04), 5),
-    )  # fmt: skip
-    x = builder.add(x, z, "add", output=QuantParams(scale(12 / 255), -100), activation_min=-100)
-    x = builder.average_pool(x, "average_pool", (2, 2))
-    left = builder.slice(x, "slice", begin=(1, 0, 0), size=(4, 3, 4))
-    right = builder.slice(x, "slice_end", begin=(1, 0, 0), size=(4, 3, 1))
-    x = builder.concatenation((left, right), "concatenation", axis=2, output=QuantParams(scale(24 / 255), -120))
-    flat = builder.reshape(builder.mean(x, "mean", output=relu6, keep_dims=True), "reshape", shape=(5,))
-    x = builder.fully_connected(
-        flat, "dense", weight(5, 5), scales(5, 0.0005, 0.003), 0, bias(5), output=QuantParams(0.03125, 1)
-    )
-    return builder.finish(builder.softmax(x, "softmax"))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +121,7 @@ def test_every_architecture(name: str, scheme: QuantScheme, clips: Any) -> None:
 def test_every_op(power_of_two: bool) -> None:
     graph = every_op_of_tflite("tflm", power_of_two=power_of_two)
     assert {op.kind for op in graph.ops} == set(OPS)
-    x = _random_inputs(graph, 40)
+    x = random_inputs(graph, 40)
     assert sum(_differences_from_the_input("tflm", graph, x).values()) == 0
     ours, other = run_all(graph, x), run_all(graph.with_rounding("single"), x)
     for name in ("conv", "depthwise", "pointwise", "add", "mean", "dense", "softmax"):
@@ -190,7 +139,7 @@ def test_random_graphs() -> None:
             data = export(graph, LABELS, None)
         except KwsError:
             continue
-        x = _random_inputs(graph, 3)
+        x = random_inputs(graph, 3)
         np.testing.assert_array_equal(
             run_tflite("tflm", data, {graph.input: x})[graph.output], run_all(graph, x)[graph.output]
         )
@@ -203,7 +152,7 @@ def test_random_graphs() -> None:
 
 def test_litert_without_delegates_rounds_twice_with_ties_up() -> None:
     graph = every_op_of_tflite("double_up", power_of_two=True)
-    x = _random_inputs(graph, 40)
+    x = random_inputs(graph, 40)
     found = _differences_op_by_op("litert-no-delegate", graph, x)
     assert [found[kind]["differ"] for kind in ("conv2d", "fully_connected")] == [0, 0]
     under_tflm = _differences_op_by_op("litert-no-delegate", graph.with_rounding("tflm"), x)
@@ -221,7 +170,7 @@ def test_litert_without_delegates_computes_the_shipped_convolutions_and_the_clas
 
 def test_xnnpack_rounds_once_half_to_even() -> None:
     graph = every_op_of_tflite("half_even", power_of_two=True)
-    x = _random_inputs(graph, 40)
+    x = random_inputs(graph, 40)
     found = _differences_op_by_op("litert", graph, x)
     assert [found[kind]["differ"] for kind in ("conv2d", "depthwise_conv2d", "fully_connected")] == [0, 0, 0]
     assert sum(counts["far"] for counts in found.values()) == 0
@@ -295,8 +244,8 @@ def test_the_same_graph_gives_the_same_file() -> None:
     ("params", "expected"),
     [
         (QuantParams(2.0**-5, -128), {"RELU6": (-128, 64), "RELU": (-128, 127), "RELU_N1_TO_1": (-128, -96)}),
-        (QuantParams(_float32(6 / 255), -128), {"RELU6": (-128, 127)}),
-        (QuantParams(_float32(0.4), 3), {"RELU6": (3, 18), "RELU_N1_TO_1": (0, 6)}),  # 2.5 away from zero
+        (QuantParams(float32(6 / 255), -128), {"RELU6": (-128, 127)}),
+        (QuantParams(float32(0.4), 3), {"RELU6": (3, 18), "RELU_N1_TO_1": (0, 6)}),  # 2.5 away from zero
         (QuantParams(2.0**-40, 0), {"RELU": (0, 127)}),
     ],
 )
@@ -324,7 +273,7 @@ def _dense(**changes: Any) -> Graph:
     }
     given |= changes
     builder = GraphBuilder()
-    x = builder.input((3,), QuantParams(_float32(given.pop("input_scale", 0.1)), 0))
+    x = builder.input((3,), QuantParams(float32(given.pop("input_scale", 0.1)), 0))
     constants = [given.pop(name) for name in ("weight", "weight_scale", "weight_zero_point")]
     return builder.finish(builder.fully_connected(x, "dense", *constants, None, **given))
 
@@ -339,8 +288,8 @@ def _pool(padding: Any) -> Graph:
 def _one_channel() -> Graph:
     """A fully connected layer of one channel with a tuple of one scale: its product is not rounded to float32."""
     for scale in np.random.default_rng(0).uniform(0.01, 0.1, 100):
-        graph = _dense(weight=np.ones((1, 3), np.int8), weight_scale=[_float32(scale)])
-        float_graph = _dense(weight=np.ones((1, 3), np.int8), weight_scale=_float32(scale))
+        graph = _dense(weight=np.ones((1, 3), np.int8), weight_scale=[float32(scale)])
+        float_graph = _dense(weight=np.ones((1, 3), np.int8), weight_scale=float32(scale))
         requants = [next(g.ops[0].attributes.requants())[1] for g in (graph, float_graph)]
         if requants[0].multiplier[0] != requants[1].multiplier[0]:
             return graph

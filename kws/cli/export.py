@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 @model_option
 @click.option(
     "--to",
-    type=click.Choice(["c", "c-array", "tflite"]),
+    type=click.Choice(["c", "c-array", "tflite", "onnx"]),
     required=True,
-    help="c: a folder of C99 that runs the model; c-array: a C header of its numbers; tflite: TensorFlow Lite's file.",
+    help="c: a folder of C99 that runs the model; c-array: a C header of its numbers; tflite, onnx: a file of that "
+    "format.",
 )
 @click.option("--out", type=PATH, required=True, help="The file to write; of c, the folder.")
 @click.option("--name", help="What C names begin with.  [default: the model's name; kws_model for c-array]")
@@ -43,7 +44,7 @@ def export(model: str, to: str, out: Path, name: str | None, rounding: str | Non
         )
         graph = graph.with_rounding(rounding)
         graph.check()
-    {"c": _c, "c-array": _c_array, "tflite": _tflite}[to](loaded, graph, model, out, name)
+    {"c": _c, "c-array": _c_array, "tflite": _tflite, "onnx": _onnx}[to](loaded, graph, model, out, name)
     click.echo(f"wrote {out}")
 
 
@@ -68,10 +69,22 @@ def _c_array(loaded: Model, graph: Graph, model: str, out: Path, name: str | Non
 def _tflite(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
     from deploy.export import tflite
 
-    if name is not None:
-        raise UsageError("--name is for C", hint="a .tflite file has no names of its own")
+    _refuse_name(name)
     _write(out, tflite.export(graph, loaded.labels, loaded.frontend))
     click.echo(f"rounding '{graph.rounding}': {tflite.RUNTIMES[graph.rounding]}")
+
+
+def _onnx(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
+    from deploy.export import onnx
+
+    _refuse_name(name)
+    _write(out, onnx.export(graph, loaded.labels, loaded.frontend))
+    click.echo(f"rounding '{graph.rounding}': {onnx.RUNTIMES[graph.rounding]}")
+
+
+def _refuse_name(name: str | None) -> None:
+    if name is not None:
+        raise UsageError("--name is for C", hint="tensors keep the names that they have")
 
 
 def _write(out: Path, data: bytes) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.export import tflite
+from deploy.export import onnx, tflite
 from features.audio import read_audio
 from features.config import PRESETS, get_preset
 from features.float_frontend import features
@@ -277,6 +277,16 @@ def test_export_to_tflite_says_who_computes_the_bits(
     assert printed.startswith("rounding 'tflm': TensorFlow Lite Micro computes this model's own bits")
 
 
+def test_export_to_onnx_says_who_computes_the_bits(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tone_model_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tones.onnx"
+    code, printed, err = run(capsys, "export", "--model", tone_model_file, "--to", "onnx", "--out", out)
+    assert (code, err) == (0, "")
+    assert printed.startswith("rounding 'single': ONNX Runtime rounds once as the model does")
+    assert out.read_bytes() == onnx.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+
+
 def test_export_of_a_header_is_whole_or_not_at_all(
     capsys: pytest.CaptureFixture[str], tone_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,7 +369,7 @@ def test_features_are_not_written_over_the_recording(
         (("features", "x.wav", "--npy", "x.npy"), 1, "kws: x.wav: no such file"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "mfb"), 2, "kws: no preset 'mfb' (choose one of mfb40"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "a", "--model", "b"), 2, "contradict"),
-        (("export", "--to", "pdf", "--out", "x"), 2, "'pdf' is not one of 'c', 'c-array', 'tflite'"),
+        (("export", "--to", "pdf", "--out", "x"), 2, "'pdf' is not one of 'c', 'c-array', 'tflite', 'onnx'"),
         (("export", "--to", "tflite", "--name", "a", "--out", "x"), 2, "kws: --name is for C"),
         (("demo", "--data", "nowhere"), 1, "kws: nowhere: no such folder"),
     ],

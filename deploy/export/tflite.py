@@ -50,7 +50,7 @@ RUNTIMES = {
 """Which runtimes compute the bits of a graph, by its rounding rule: docs/formats.md has the counts."""
 
 # Our op: TFLite's operator, its options, and its version for int8.
-_OPERATORS = {
+OPERATORS = {
     "conv2d": ("CONV_2D", "Conv2DOptions", 3),
     "depthwise_conv2d": ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", 3),
     "fully_connected": ("FULLY_CONNECTED", "FullyConnectedOptions", 4),
@@ -169,7 +169,7 @@ class _Writer:
 
     def operator(self, kind: str, inputs: Sequence[int], output: int, **options: Any) -> None:
         """Add an operator; `options` are fields of its table in the schema."""
-        options_name = _OPERATORS[kind][1]
+        options_name = OPERATORS[kind][1]
         operator = self.schema.OperatorT()
         if kind not in self._codes:
             self._codes.append(kind)
@@ -199,7 +199,7 @@ class _Writer:
         return bytes(builder.Output())
 
     def _code(self, kind: str) -> Any:
-        name, _, version = _OPERATORS[kind]
+        name, _, version = OPERATORS[kind]
         code = self.schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(self.schema.BuiltinOperator, name)
         code.version = version

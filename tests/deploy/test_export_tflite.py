@@ -219,8 +219,8 @@ def test_the_file_holds_labels_frontend_and_input_domain() -> None:
 def test_same_and_valid_are_named_and_other_paddings_get_a_pad() -> None:
     data = export(every_op_of_tflite("tflm", power_of_two=False), LABELS, None)
     assert _kinds(data) == [
-        "PAD", "CONV_2D", "MAX_POOL_2D", "PAD", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD", "AVERAGE_POOL_2D", "SLICE",
-        "SLICE", "QUANTIZE", "QUANTIZE", "CONCATENATION", "MEAN", "RESHAPE", "FULLY_CONNECTED", "SOFTMAX",
+        "PAD", "CONV_2D", "MAX_POOL_2D", "PAD", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD", "ADD", "AVERAGE_POOL_2D",
+        "SLICE", "SLICE", "QUANTIZE", "QUANTIZE", "CONCATENATION", "MEAN", "RESHAPE", "FULLY_CONNECTED", "SOFTMAX",
     ]  # fmt: skip
     _, subgraph = _parts(data)
     assert subgraph.operators[1].builtinOptions.padding == schema.Padding.SAME

@@ -44,7 +44,8 @@ def every_op_of_tflite(rounding: str, *, power_of_two: bool) -> Graph:
     z = builder.conv2d(
         y, "pointwise", weight(4, 1, 1, 4), scale(0.003), 0, bias(4), output=QuantParams(scale(0.04), 5),
     )  # fmt: skip
-    x = builder.add(x, z, "add", output=QuantParams(scale(12 / 255), -100), activation_min=-100)
+    z = builder.add(x, z, "add", output=QuantParams(scale(12 / 255), -30))
+    x = builder.add(x, z, "add_relu", output=QuantParams(scale(12 / 255), -100), activation_min=-100)
     x = builder.average_pool(x, "average_pool", (2, 2))
     left = builder.slice(x, "slice", begin=(1, 0, 0), size=(4, 3, 4))
     right = builder.slice(x, "slice_end", begin=(1, 0, 0), size=(4, 3, 1))

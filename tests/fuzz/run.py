@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the fuzz targets under atheris (libFuzzer for Python), for a bounded time, and prints how many cases each tried.
 
-    make fuzz SECONDS=300                                     # both targets
+    make fuzz SECONDS=300                                     # all targets
     python -m tests.fuzz.run --seconds 300 model              # one of them
     python -m tests.fuzz.run --replay fuzz-crashes/model-...  # one kept input again, without atheris
 
@@ -25,7 +25,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-TARGETS = ("model", "audio")
+TARGETS = ("model", "audio", "tflite")
 ROOT = Path(__file__).parents[2]
 CRASHES = ROOT / "fuzz-crashes"
 CASE_SECONDS = 10
@@ -37,7 +37,7 @@ _GRACE_SECONDS = 60  # to start, to read the corpus and to finish the last case
 def main() -> int:
     """1 when a target crashed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=TARGETS, help="model, audio; both by default")
+    parser.add_argument("targets", nargs="*", default=TARGETS, help="model, audio, tflite; all by default")
     parser.add_argument("--seconds", type=int, default=300, help="time of each target")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one kept input and show what it raises")
     parser.add_argument("--worker", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

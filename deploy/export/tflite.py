@@ -251,8 +251,10 @@ def _check_multipliers(graph: Graph, op: Op) -> None:
 
 
 def _real_multipliers(graph: Graph, op: Op) -> Iterator[NDArray[np.float64]]:
-    """What the runtimes requantize by, one array a Requant of the op: float64, but a float32 product of the scales
-    of a fully connected op with one weight scale."""
+    """What the runtimes requantize by, one array a Requant of the op.
+
+    In float64, but Sx Sw of a fully connected op with one weight scale is rounded to float32.
+    """
     inputs, output = graph.inputs_of(op), graph.tensors[op.output]
     sources = [np.float64(tensor.params.scale) for tensor in inputs if tensor.data is None]
     target = np.float64(output.params.scale)

@@ -102,7 +102,7 @@ def write_sounds(folder: Path) -> None:
 def write_tflite(folder: Path) -> None:
     """A file of every op, one of a convolution and a classifier, and one cut short."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = export(every_op_of_tflite("tflm", power_of_two=False), ["a"] * 5, None)
+    data = export(every_op_of_tflite("tflm", power_of_two=False), list("abcde"), None)
     (folder / "every_op.tflite").write_bytes(data)
     (folder / "bad_cut_short.tflite").write_bytes(data[:700])
     builder = GraphBuilder("tflm")
@@ -111,7 +111,7 @@ def write_tflite(folder: Path) -> None:
     x = builder.conv2d(x, "c", weight, [0.125, 0.0625], 0, None, padding=((1, 1), (1, 1)), output=QuantParams(0.5, -9))
     x = builder.reshape(x, "r", shape=(40,))
     x = builder.fully_connected(x, "f", np.ones((3, 40), np.int8), 0.25, 0, None, output=QuantParams(4.0, 1))
-    (folder / "small.tflite").write_bytes(export(builder.finish(x), ["a"] * 3, None))
+    (folder / "small.tflite").write_bytes(export(builder.finish(x), list("abc"), None))
 
 
 if __name__ == "__main__":

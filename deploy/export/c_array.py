@@ -30,8 +30,7 @@ def export(graph: Graph, frontend: FrontendConfig | None, labels: Sequence[str],
     real = scale * (q - zero_point). Weights are OHWI, 1HWC or OI, activations HWC. A multiplier and its shift stand for
     M = multiplier * 2^(shift - 31). UsageError when `name` is no C identifier.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
-        raise UsageError(f"{name!r} is no C identifier", hint="a letter, then letters, digits and underscores")
+    check_identifier(name)
     writer = _Writer(name)
     writer.section("Labels, in the order of the outputs")
     writer.macro("N_LABELS", len(labels))
@@ -48,6 +47,12 @@ def export(graph: Graph, frontend: FrontendConfig | None, labels: Sequence[str],
     for op in graph.ops:
         _write_op(writer, graph, op)
     return writer.text()
+
+
+def check_identifier(name: str) -> None:
+    """UsageError where C takes `name` for no identifier."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
+        raise UsageError(f"{name!r} is no C identifier", hint="a letter, then letters, digits and underscores")
 
 
 class _Writer:

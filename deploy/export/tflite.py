@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.export.c_array import check_identifier
 from deploy.graph import Graph, Op
 from deploy.ops.add import LEFT_SHIFT, Add
 from deploy.ops.affine import bias_scale
@@ -94,6 +95,22 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None)
         "input": {"scale": source.scale, "zero_point": source.zero_point},
     }
     return writer.finish(json.dumps(metadata).encode())
+
+
+def c_header(data: bytes, name: str) -> str:
+    """A file's bytes as a C or C++ header for `tflite::GetModel(NAME)`. UsageError when `name` is no C identifier."""
+    check_identifier(name)
+    guard = f"{name.upper()}_H"
+    rows = [", ".join(map(str, data[i : i + 24])) for i in range(0, len(data), 24)]
+    lines = [
+        f"/* {name}: made by `kws export --to tflite-array`; include it in one C or C++ file. */",
+        f"#ifndef {guard}", f"#define {guard}", "",
+        "#ifdef __cplusplus", f"alignas({_ALIGNMENT})", "#else", f"_Alignas({_ALIGNMENT})", "#endif",
+        f"static const unsigned char {name}[{len(data)}] = {{",
+        *(f"    {row}," for row in rows),
+        "};", "", f"#endif /* {guard} */", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def tflite_schema() -> Any:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @model_option
 @click.option(
     "--to",
-    type=click.Choice(["c", "c-array", "tflite", "onnx"]),
+    type=click.Choice(["c", "c-array", "tflite", "tflite-array", "onnx"]),
     required=True,
     help="c: a folder of C99 that runs the model; c-array: a C header of its numbers; tflite, onnx: a file of that "
-    "format.",
+    "format; tflite-array: its bytes as a C header.",
 )
 @click.option("--out", type=PATH, required=True, help="The file to write; of c, the folder.")
-@click.option("--name", help="What C names begin with.  [default: the model's name; kws_model for c-array]")
+@click.option("--name", help="What C names begin with.  [default: the model's name; kws_model for arrays]")
 @click.option(
     "--rounding", type=click.Choice(ROUNDING_RULES), help="Export under this rounding rule instead of the model's own."
 )
@@ -44,7 +44,8 @@ def export(model: str, to: str, out: Path, name: str | None, rounding: str | Non
         )
         graph = graph.with_rounding(rounding)
         graph.check()
-    {"c": _c, "c-array": _c_array, "tflite": _tflite, "onnx": _onnx}[to](loaded, graph, model, out, name)
+    writers = {"c": _c, "c-array": _c_array, "tflite": _tflite, "tflite-array": _tflite_array, "onnx": _onnx}
+    writers[to](loaded, graph, model, out, name)
     click.echo(f"wrote {out}")
 
 
@@ -72,6 +73,14 @@ def _tflite(loaded: Model, graph: Graph, model: str, out: Path, name: str | None
     _refuse_name(name)
     _write(out, tflite.export(graph, loaded.labels, loaded.frontend))
     click.echo(f"rounding '{graph.rounding}': {tflite.RUNTIMES[graph.rounding]}")
+
+
+def _tflite_array(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
+    from deploy.export import tflite
+
+    data = tflite.export(graph, loaded.labels, loaded.frontend)
+    _write(out, tflite.c_header(data, name or "kws_model").encode())
+    click.echo(f"{len(data):,} bytes; rounding '{graph.rounding}': {tflite.RUNTIMES[graph.rounding]}")
 
 
 def _onnx(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:

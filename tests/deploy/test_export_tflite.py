@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 
 import kws
-from deploy.export.tflite import RUNTIMES, export
+from deploy.export.tflite import RUNTIMES, c_header, export
 from deploy.graph import Graph, GraphBuilder
 from deploy.ops.registry import OPS
 from deploy.reference import run_all
@@ -233,6 +234,22 @@ def test_constants_lie_aligned() -> None:
     for tensor in graph.tensors.values():
         if tensor.data is not None and tensor.size > 8:
             assert data.index(struct.pack("<I", tensor.data.nbytes) + tensor.data.tobytes()) % 16 == 12
+
+
+@pytest.mark.parametrize("compiler", [["gcc", "-std=c11"], ["g++", "-std=c++11"]], ids=lambda command: command[0])
+def test_the_header_holds_the_bytes_aligned(compiler: list[str], tmp_path: Path) -> None:
+    data = export(_dense(), LABELS, None)
+    (tmp_path / "model.h").write_text(c_header(data, "model"))
+    suffix = "c" if compiler[0] == "gcc" else "cc"
+    (tmp_path / f"main.{suffix}").write_text(
+        '#include <stdio.h>\n#include "model.h"\n'
+        "int main(void) { fwrite(model, 1, sizeof model, stdout); return (int)((unsigned long)model % 16); }\n"
+    )
+    command = [*compiler, "-Wall", "-Wextra", "-Werror", "-pedantic", f"main.{suffix}", "-o", "main"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout == data
+    with pytest.raises(UsageError, match="is no C identifier"):
+        c_header(data, "1a")
 
 
 def test_the_same_graph_gives_the_same_file() -> None:

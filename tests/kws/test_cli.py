@@ -277,6 +277,19 @@ def test_export_to_tflite_says_who_computes_the_bits(
     assert printed.startswith("rounding 'tflm': TensorFlow Lite Micro computes this model's own bits")
 
 
+def test_export_to_tflite_array_is_that_file_as_a_header(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tone_model_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tones.h"
+    arguments = ("export", "--model", tone_model_file, "--to", "tflite-array", "--out", out)
+    code, printed, err = run(capsys, *arguments, "--name", "tones")
+    assert (code, err) == (0, "")
+    data = tflite.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+    assert printed.startswith(f"{len(data):,} bytes; rounding 'single': no TFLite runtime")
+    assert out.read_text() == tflite.c_header(data, "tones")
+    assert run(capsys, *arguments, "--name", "a b")[0] == 2
+
+
 def test_export_to_onnx_says_who_computes_the_bits(
     capsys: pytest.CaptureFixture[str], tone_model: Model, tone_model_file: Path, tmp_path: Path
 ) -> None:
@@ -369,7 +382,11 @@ def test_features_are_not_written_over_the_recording(
         (("features", "x.wav", "--npy", "x.npy"), 1, "kws: x.wav: no such file"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "mfb"), 2, "kws: no preset 'mfb' (choose one of mfb40"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "a", "--model", "b"), 2, "contradict"),
-        (("export", "--to", "pdf", "--out", "x"), 2, "'pdf' is not one of 'c', 'c-array', 'tflite', 'onnx'"),
+        (
+            ("export", "--to", "pdf", "--out", "x"),
+            2,
+            "'pdf' is not one of 'c', 'c-array', 'tflite', 'tflite-array', 'onnx'",
+        ),
         (("export", "--to", "tflite", "--name", "a", "--out", "x"), 2, "kws: --name is for C"),
         (("demo", "--data", "nowhere"), 1, "kws: nowhere: no such folder"),
     ],

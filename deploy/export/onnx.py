@@ -4,6 +4,8 @@
 ONNX Runtime computes a requantization as rint(float32(acc) * float32(Sx Sw / Sy)) + Z: one rounding, ties to even, as
 the rule `half_even`, but for products that float32 rounds across a tie. It derives that factor from the scales alone,
 so there is no multiplier or shift here to compare with.
+
+Activations stay int8: on x86 with AVX2 and without VNNI, products of uint8 and int8 are added in 16 bits and saturate.
 """
 
 from __future__ import annotations

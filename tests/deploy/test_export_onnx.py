@@ -91,6 +91,19 @@ def test_with_other_scales_convolutions_differ_in_float32_ties_alone() -> None:
         assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
+def test_the_largest_sums_are_exact() -> None:
+    """Products of uint8 and int8 are added in 16 bits on CPUs without VNNI, and half of this sum would be lost."""
+    builder = GraphBuilder("half_even")
+    x = builder.input((8, 8, 64), QuantParams(1.0, -128))
+    weight = np.full((16, 3, 3, 64), 127, np.int8)
+    y = builder.conv2d(x, "conv", weight, 1.0, 0, None, output=QuantParams(2.0**20, -128))
+    graph = builder.finish(y)
+    values = np.full((1, 8, 8, 64), 127, np.int8)
+    expected = run(graph, values)
+    assert expected.max() == -128 + round(255 * 127 * 576 / 2**20)
+    np.testing.assert_array_equal(_run(export(graph, ["a"], None), [values]), expected)
+
+
 def test_weights_with_a_zero_point_keep_it(every_op: Callable[[str], Graph]) -> None:
     graph = every_op("half_even")
     assert {graph.inputs_of(op)[1].zero_point for op in graph.ops if op.kind in AFFINE} - {0}

@@ -23,7 +23,7 @@ from host import date_and_cpu
 from numpy.typing import NDArray
 
 from features.audio import read_audio
-from features.float_frontend import features
+from features.frontend import features
 from features.quantize import clip_samples, quantize_features
 from kws.cli.common import columns
 from kws.model import Model

@@ -20,8 +20,8 @@ from host import date_and_cpu
 from numpy.typing import NDArray
 
 from deploy.engine import run as execute
-from features.float_frontend import features
-from features.quantize import clip_samples, quantize_features
+from features.frontend import features, input_features
+from features.quantize import clip_samples
 from kws.cli.common import columns
 from kws.detector import keywords_of, posteriors_of
 from kws.evaluate import wilson
@@ -104,7 +104,7 @@ def main(data: Path, runs: tuple[Path, ...]) -> None:
         x = features(clips, model.frontend)
         outputs = logits(float_network(run, model), torch.from_numpy(x))
         table.predictions[f"{run.name} float"] = outputs.argmax(1)
-        integers = execute(model.graph, quantize_features(x, model.graph.input_params)[..., None])
+        integers = execute(model.graph, input_features(clips, model.frontend, model.graph.input_params)[..., None])
         table.predictions[f"{run.name} int8"] = integers.argmax(1)
         accepted = model.detection.accepts(posteriors_of(model.graph, integers)).any(axis=1)
         unknown = table.truth == labels.index(UNKNOWN)

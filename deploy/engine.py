@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -12,9 +13,23 @@ from numpy.typing import NDArray
 from deploy import native, reference
 from deploy.graph import Graph
 from deploy.program import ROUNDING
+from deploy.streaming import ReferenceStream, StreamPlan
 from kws.errors import UsageError
 
 ENGINES = ("native", "reference")
+
+
+class Stream(Protocol):
+    """What runs a `StreamPlan`: `native.Stream` or `streaming.ReferenceStream`, which holds the state of one stream."""
+
+    def run(self, frames: NDArray[np.int8], /) -> NDArray[np.int8]:
+        """Whole steps of frames, int8 (n * plan.frames, F) -> outputs (n * plan.windows, size)."""
+
+
+def stream(plan: StreamPlan, engine: str = "native") -> Stream:
+    """A fresh stream; engines, warnings and errors as of `run`."""
+    return native.Stream(plan) if _is_native(plan.rounding, engine) else ReferenceStream(plan)
+
 
 _native: WeakKeyDictionary[Graph, native.Engine] = WeakKeyDictionary()
 
@@ -25,15 +40,21 @@ def run(graph: Graph, x: NDArray[np.int8], engine: str = "native") -> NDArray[np
     `native` is the C runtime on all cores. Where it was not built, or does not compute the graph's rounding rule, NumPy
     takes its place, and a RuntimeWarning says so once. ModelError for another input, UsageError for another engine.
     """
+    if not _is_native(graph.rounding, engine):
+        return reference.run(graph, x)
+    if graph not in _native:
+        _native[graph] = native.Engine(graph)
+    return _native[graph].run(x)
+
+
+def _is_native(rounding: str, engine: str) -> bool:
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}", hint="one of " + ", ".join(ENGINES))
-    if engine == "native" and graph.rounding not in ROUNDING:
-        warnings.warn(f"rounding '{graph.rounding}' is computed in NumPy, slowly", RuntimeWarning, stacklevel=2)
-    elif engine == "native" and not native.available():
+    if engine == "native" and rounding not in ROUNDING:
+        warnings.warn(f"rounding '{rounding}' is computed in NumPy, slowly", RuntimeWarning, stacklevel=3)
+        return False
+    if engine == "native" and not native.available():
         what = "the native engine was not built, NumPy computes the same bits slowly: install a C compiler and"
-        warnings.warn(f"{what} install integer-kws again", RuntimeWarning, stacklevel=2)
-    elif engine == "native":
-        if graph not in _native:
-            _native[graph] = native.Engine(graph)
-        return _native[graph].run(x)
-    return reference.run(graph, x)
+        warnings.warn(f"{what} install integer-kws again", RuntimeWarning, stacklevel=3)
+        return False
+    return engine == "native"

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.graph import Graph
-from deploy.program import Fields, compile_graph
+from deploy.program import Fields, Program, compile_graph
 from deploy.reference import check_input
+from deploy.streaming import StreamPlan, compile_stream
 from kws.errors import UsageError
 
 _MIN_CLIPS_PER_THREAD = 64  # starting a thread takes as long as a few clips
@@ -35,7 +36,7 @@ class _Extension(Protocol):
     def fast_path(self, level: int, kernel: int, op: int, /) -> tuple[str, int, int, int] | None: ...
     def pack(self, level: int, kernel: int, op: int, packed: Any, /) -> None: ...
     def memory_size(self, network: int, /) -> int: ...
-    def run(self, network: int, memory: Any, x: Any, y: Any, /) -> None: ...
+    def run(self, network: int, memory: Any, x: Any, y: Any, moves: Any, /) -> None: ...
 
 
 def _structure(name: str, *fields: tuple[str, Any]) -> type[ctypes.Structure]:
@@ -62,10 +63,11 @@ _Network = _structure(
     ("steps", c_void_p),
     *_int32("n_steps", "input", "input_size", "output", "output_size", "arena_size", "column", "scratch_size"),
 )
+_Move = _structure("kws_move", *_int32("target", "source", "size"))
 _STRUCTURES = {
     structure.__name__: structure
     for structure in (
-        _Requant, _Window, _Step, _Network,
+        _Requant, _Window, _Step, _Network, _Move,
         _structure(
             "kws_affine",
             ("window", _Window), ("weight", c_void_p), ("bias", c_void_p),
@@ -115,17 +117,10 @@ def levels() -> list[str]:
     return loaded[0].levels() if loaded else []
 
 
-class Engine:
-    """A checked graph, ready to run. Threads may share it: each run has memory of its own.
+class _Compiled:
+    """A program in C structures; `paths` as of `Engine`."""
 
-    `paths` names what runs each step: an instruction set's kernel, or the portable one.
-    """
-
-    def __init__(self, graph: Graph, level: str | None = None) -> None:
-        """`level`, one of `levels()`, is the best instruction set to use, by default the host's.
-
-        UsageError for another, and where the extension is missing or does not compute the graph's rounding rule.
-        """
+    def __init__(self, program: Program, level: str | None) -> None:
         loaded = _load()
         if loaded is None:
             raise UsageError("the native engine was not built", hint="install a C compiler and install again")
@@ -134,11 +129,9 @@ class Engine:
         if level is not None and level not in known:
             raise UsageError(f"this host has no {level!r}", hint="one of " + ", ".join(known))
         self._level = len(known) - 1 if level is None else known.index(level)
-        self._graph = graph
         self.paths: list[str] = []
         scratch_size = 0
         self._keep: list[Any] = []  # what C points to
-        program = compile_graph(graph)
         steps = (_Step * len(program.steps))()
         for target, step in zip(steps, program.steps, strict=True):
             op = self._fill(_STRUCTURES[step.struct](), step.fields)
@@ -167,30 +160,13 @@ class Engine:
         self._network = ctypes.addressof(structure)
         self._memory_size = self._extension.memory_size(self._network)
 
-    def run(self, x: NDArray[np.int8], *, threads: int | None = None) -> NDArray[np.int8]:
-        """The outputs int8 (N, *output_shape) for inputs int8 (N, *input_shape); N may be 0. ModelError otherwise.
+    def memory(self) -> NDArray[np.int8]:
+        """Memory that the program computes in."""
+        return _aligned(self._memory_size)
 
-        Large batches use `threads` threads, all cores unless given.
-        """
-        check_input(self._graph, x)
-        x = np.ascontiguousarray(x)
-        y = np.empty((len(x), *self._graph.output_shape), np.int8)
-        threads = min(threads or cores(), max(1, len(x) // _MIN_CLIPS_PER_THREAD))
-        if threads == 1:
-            self._run(x, y)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(self._run, np.array_split(x, threads), np.array_split(y, threads)))
-        return y
-
-    def prepared(self, x: NDArray[np.int8], y: NDArray[np.int8]) -> Callable[[], None]:
-        """A call that computes `y` from `x`, contiguous arrays as `run` has them, in one thread and the same memory."""
-        check_input(self._graph, x)
-        memory = _aligned(self._memory_size)
-        return lambda: self._extension.run(self._network, memory, x, y)
-
-    def _run(self, x: NDArray[np.int8], y: NDArray[np.int8]) -> None:
-        self.prepared(x, y)()
+    def call(self, memory: NDArray[np.int8], x: Any, y: Any, moves: Any = b"") -> None:
+        """As many inferences as `x` holds."""
+        self._extension.run(self._network, memory, x, y, moves)
 
     def _choose(self, name: str, kernel: int, op: int) -> tuple[str, int, int]:
         """Name, kernel and scratch bytes of the fastest path; its constants are packed."""
@@ -216,6 +192,67 @@ class Engine:
             else:
                 self._fill(getattr(structure, name), value)
         return structure
+
+
+class Engine:
+    """A checked graph, ready to run. Threads may share it: each run has memory of its own.
+
+    `paths` names what runs each step: an instruction set's kernel, or the portable one.
+    """
+
+    def __init__(self, graph: Graph, level: str | None = None) -> None:
+        """`level`, one of `levels()`, is the best instruction set to use, by default the host's.
+
+        UsageError for another, and where the extension is missing or does not compute the graph's rounding rule.
+        """
+        self._graph = graph
+        self._compiled = _Compiled(compile_graph(graph), level)
+        self.paths = self._compiled.paths
+
+    def run(self, x: NDArray[np.int8], *, threads: int | None = None) -> NDArray[np.int8]:
+        """The outputs int8 (N, *output_shape) for inputs int8 (N, *input_shape); N may be 0. ModelError otherwise.
+
+        Large batches use `threads` threads, all cores unless given.
+        """
+        check_input(self._graph, x)
+        x = np.ascontiguousarray(x)
+        y = np.empty((len(x), *self._graph.output_shape), np.int8)
+        threads = min(threads or cores(), max(1, len(x) // _MIN_CLIPS_PER_THREAD))
+        if threads == 1:
+            self._run(x, y)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(self._run, np.array_split(x, threads), np.array_split(y, threads)))
+        return y
+
+    def prepared(self, x: NDArray[np.int8], y: NDArray[np.int8]) -> Callable[[], None]:
+        """A call that computes `y` from `x`, contiguous arrays as `run` has them, in one thread and the same memory."""
+        check_input(self._graph, x)
+        memory = self._compiled.memory()
+        return lambda: self._compiled.call(memory, x, y)
+
+    def _run(self, x: NDArray[np.int8], y: NDArray[np.int8]) -> None:
+        self.prepared(x, y)()
+
+
+class Stream:
+    """A plan in C: what `deploy.streaming.ReferenceStream` computes. It holds the state of one stream."""
+
+    def __init__(self, plan: StreamPlan, level: str | None = None) -> None:
+        """`level` and errors as of `Engine`."""
+        program, moves = compile_stream(plan)
+        self.plan = plan
+        self._compiled = _Compiled(program, level)
+        self._memory = self._compiled.memory()
+        self._memory[:] = 0
+        self._moves = np.array([(m.target, m.source, m.size) for m in moves], np.int32)
+        self._output_size = program.output_size // plan.windows
+
+    def run(self, frames: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Whole steps: int8 (n * plan.frames, F) -> the outputs (n * plan.windows, size), the first ones included."""
+        outputs = np.empty((len(frames) // self.plan.stride, self._output_size), np.int8)
+        self._compiled.call(self._memory, np.ascontiguousarray(frames), outputs, self._moves)
+        return outputs
 
 
 def _aligned(size: int) -> NDArray[np.int8]:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,19 +65,13 @@ def compile_graph(graph: Graph, arena: Arena | None = None) -> Program:
 
     UsageError for a rounding rule that C does not compute.
     """
-    if graph.rounding not in ROUNDING:
-        raise UsageError(
-            f"rounding '{graph.rounding}' is not one of {', '.join(ROUNDING)}, those of the C runtime",
-            hint="run it with --engine reference",
-        )
     arena = arena or plan_arena(graph)
     check_arena(graph, arena)
     steps: list[Step] = []
     for op in graph.ops:
         offsets = tuple(arena.offsets[name] for name in op.inputs if graph.tensors[name].data is None)
         output = arena.offsets[op.output]
-        for kernel, struct, fields, inputs in _LOWER[op.kind](graph, op, offsets, output):
-            steps.append(Step(op.name, kernel, struct, fields, inputs, output))
+        steps += [Step(op.name, *lowered, output) for lowered in lower(graph, op, offsets, output)]
     return Program(
         steps=tuple(steps),
         input=arena.offsets[graph.input],
@@ -85,16 +79,30 @@ def compile_graph(graph: Graph, arena: Arena | None = None) -> Program:
         output=arena.offsets[graph.output],
         output_size=graph.tensors[graph.output].size,
         arena_size=arena.size,
-        column=max((_column(step.fields) for step in steps if step.kernel == "kws_conv2d"), default=0),
+        column=column_of(steps),
     )
 
 
 Lowered = Iterator[tuple[str, str, Fields, tuple[int, ...]]]
 
 
-def _column(fields: Fields) -> int:
-    window = fields["window"]
-    return int(window["kernel_h"] * window["kernel_w"] * window["in_c"])
+def lower(graph: Graph, op: Op, inputs: tuple[int, ...], output: int) -> Lowered:
+    """Kernel, structure, fields and inputs of each step that computes `op` from `inputs` to `output`, offsets both.
+
+    UsageError for a rounding rule that C does not compute.
+    """
+    if graph.rounding not in ROUNDING:
+        raise UsageError(
+            f"rounding '{graph.rounding}' is not one of {', '.join(ROUNDING)}, those of the C runtime",
+            hint="run it with --engine reference",
+        )
+    return _LOWER[op.kind](graph, op, inputs, output)
+
+
+def column_of(steps: Iterable[Step]) -> int:
+    """The largest number of inputs that one output of a conv2d among `steps` sees, or 0."""
+    windows = [step.fields["window"] for step in steps if step.kernel == "kws_conv2d"]
+    return max((int(w["kernel_h"] * w["kernel_w"] * w["in_c"]) for w in windows), default=0)
 
 
 def _requant(requant: Requant) -> Fields:

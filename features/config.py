@@ -50,6 +50,8 @@ class FrontendConfig:
     """Coefficients kept, from 0 upward; 0 for "mfb"."""
     dct_norm: str = "ortho"
     """"ortho" (scipy, librosa, torchaudio) or "htk": sqrt(2 / n_mels) times every row, row 0 as well (tf.signal)."""
+    arithmetic: str = "fixed"
+    """"fixed": integers, as a device computes them, from samples of int16; "float": float64 up to the quantization."""
     normalize: str = "none"
     """"peak" divides the samples by their largest value, where that is positive; it needs the whole clip."""
 
@@ -121,6 +123,7 @@ class FrontendConfig:
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "kind": ("mfb", "mfcc"),
+    "arithmetic": ("fixed", "float"),
     "power": (1.0, 2.0),
     "mel_scale": ("htk", "slaney"),
     "mel_triangles": ("hz", "mel"),
@@ -158,7 +161,7 @@ PRESETS: dict[str, FrontendConfig] = {
     # The front-end of the MLPerf Tiny keyword-spotting reference (mlcommons/tiny, keyword_spotting/get_dataset.py).
     "mlperf-tiny": FrontendConfig(
         kind="mfcc", frame_length=480, hop_length=320, n_fft=512, n_mels=40, fmin=20.0, fmax=4000.0, n_mfcc=10,
-        power=1.0, mel_triangles="mel", dct_norm="htk", normalize="peak",
+        power=1.0, mel_triangles="mel", dct_norm="htk", normalize="peak", arithmetic="float",
     ),
 }  # fmt: skip
 

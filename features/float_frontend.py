@@ -22,7 +22,7 @@ def features(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float32]:
     Raises AudioError on NaN or infinite samples, UsageError on another dtype or shape.
     """
     clips = _checked(samples)
-    frames = _frames(np.atleast_2d(clips), config)
+    frames = _normalized_frames(np.atleast_2d(clips), config)
     out = np.empty((*frames.shape[:2], config.n_features), np.float32)
     for of_clip, result in zip(frames, out, strict=True):
         for start in range(0, len(of_clip), _FRAMES_AT_ONCE):
@@ -37,12 +37,20 @@ def mel_spectrogram(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.fl
 
     Units: (full scale * window sum) to the power `config.power`.
     """
-    return _mel(_frames(_checked(samples)[None], config)[0], config)
+    return _mel(_normalized_frames(_checked(samples)[None], config)[0], config)
 
 
 def to_float64(samples: NDArray[Any]) -> NDArray[np.float64]:
     """int16 divided by 32768, floats as they are."""
     return samples / 32768.0 if samples.dtype == np.int16 else samples.astype(np.float64)
+
+
+def to_int16(samples: ArrayLike) -> NDArray[np.int16]:
+    """int16 as they are, floats times 32768, rounded half even and saturated. Errors as in `features`."""
+    array = _checked(samples)
+    if array.dtype == np.int16:
+        return array
+    return np.clip(np.rint(array * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def _checked(samples: ArrayLike) -> NDArray[Any]:
@@ -56,15 +64,20 @@ def _checked(samples: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def _frames(clips: NDArray[Any], config: FrontendConfig) -> NDArray[Any]:
-    """(B, n) -> (B, n_frames, frame_length), a view; normalized clip by clip where the config says so."""
+def frames_of(clips: NDArray[Any], config: FrontendConfig) -> NDArray[Any]:
+    """(B, n) -> (B, n_frames, frame_length), a view."""
+    if config.frames_in(clips.shape[1]) == 0:
+        return np.empty((len(clips), 0, config.frame_length), clips.dtype)
+    return np.lib.stride_tricks.sliding_window_view(clips, config.frame_length, axis=1)[:, :: config.hop_length]
+
+
+def _normalized_frames(clips: NDArray[Any], config: FrontendConfig) -> NDArray[Any]:
+    """`frames_of` clips, each divided by its peak where the config says so."""
     if config.normalize == "peak":
         clips = to_float64(clips)
         peak = clips.max(axis=1, keepdims=True, initial=0.0)
         clips = clips / np.where(peak > 0.0, peak, 1.0)
-    if config.frames_in(clips.shape[1]) == 0:
-        return np.empty((len(clips), 0, config.frame_length), clips.dtype)
-    return np.lib.stride_tricks.sliding_window_view(clips, config.frame_length, axis=1)[:, :: config.hop_length]
+    return frames_of(clips, config)
 
 
 def _mel(frames: NDArray[Any], config: FrontendConfig) -> NDArray[np.float64]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.config import FrontendConfig
-from features.float_frontend import features, to_float64
-from features.quantize import quantize_features
+from features.float_frontend import to_float64
+from features.frontend import features, input_features
 from kws.arithmetic.quant import QuantParams, choose_params
 from kws.errors import MissingExtraError, UsageError
 
@@ -50,7 +50,7 @@ def plot_features(
     kind = "log-mel bands, natural log" if config.kind == "mfb" else "MFCC"
     _image(real, values, config, f"{kind}: {values.shape[0]} frames of {values.shape[1]}")
     _image(
-        quantized, quantize_features(values, params), config,
+        quantized, input_features(samples, config, params), config,
         f"quantized: S = {params.scale:.6g}, Z = {params.zero_point} ({domain})",
     )  # fmt: skip
     quantized.set_xlabel("seconds")

@@ -23,16 +23,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy import engine as engines
 from deploy.ops.softmax import integer_softmax, softmax_multiplier
+from deploy.streaming import StreamPlan, can_stream, plan_stream
 from features.audio import read_audio
 from features.config import FrontendConfig
-from features.float_frontend import features
-from features.quantize import quantize_features, recording_features
+from features.frontend import input_features, recording_features
 from kws.errors import AudioError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from deploy.graph import Graph
     from kws.model import Model
+    from kws.stream import Stream
 
 POSTERIOR_MAX = 255
 MAX_HOP, MAX_SMOOTHING, MAX_REFRACTORY = 256, 256, 4096
@@ -42,6 +44,7 @@ _LATE = 0.45  # seconds before the end of the centre's window, at most, for a wo
 _EARLY = 0.1  # the same where speech goes on and hides the end
 _SHORTEST, _LONGEST = 0.16, 0.9  # seconds of a word
 _WINDOWS_AT_ONCE = 256
+_WINDOWS_A_STEP = 16  # of a network that streams through a recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +236,11 @@ def _frames(seconds: float, frontend: FrontendConfig) -> int:
     return max(1, round(seconds * frontend.sample_rate / frontend.hop_length))
 
 
+def silence_before(frontend: FrontendConfig, hop: int) -> int:
+    """Frames of silence before a recording: those of one clip, made a multiple of `hop`."""
+    return -(-frontend.clip_samples // (hop * frontend.hop_length)) * hop
+
+
 class Windows:
     """The windows of a recording as int8 features, with a window of silence before and after it.
 
@@ -242,14 +250,15 @@ class Windows:
     def __init__(self, samples: NDArray[Any], frontend: FrontendConfig, graph: Graph, hop: int) -> None:
         self._frontend, self._params, self._hop = frontend, graph.input_params, hop
         step = hop * frontend.hop_length
-        before = -(-frontend.clip_samples // step) * step
-        self._frames_before = before // frontend.hop_length
+        self._frames_before = silence_before(frontend, hop)
+        before = self._frames_before * frontend.hop_length
         self._count = 1 + (before + len(samples)) // step
-        self._frames: NDArray[np.int8] | None = None
+        self.frames: NDArray[np.int8] | None = None
+        """(n, n_features) of the recording and the silence around it, where the front-end does not need the clip."""
         if frontend.normalize == "none":
             frames = recording_features(samples, frontend, self._params, before=before, after=frontend.clip_samples)
             windows = np.lib.stride_tricks.sliding_window_view(frames, frontend.n_frames, axis=0)[::hop]
-            self._frames = windows[: self._count]  # the last clip may end behind its last frame
+            self.frames, self._windows = frames, windows[: self._count]  # the last clip may end behind its last frame
         else:
             padded = np.pad(samples, (before, frontend.clip_samples))
             self._clips = np.lib.stride_tricks.sliding_window_view(padded, frontend.clip_samples)[::step]
@@ -259,9 +268,9 @@ class Windows:
 
     def take(self, start: int, stop: int) -> NDArray[np.int8]:
         """Windows start..stop - 1 (or up to the last): int8 (n, n_frames, n_features)."""
-        if self._frames is not None:
-            return np.ascontiguousarray(np.moveaxis(self._frames[start:stop], 1, 2))
-        clips: NDArray[np.int8] = quantize_features(features(self._clips[start:stop], self._frontend), self._params)
+        if self.frames is not None:
+            return np.ascontiguousarray(np.moveaxis(self._windows[start:stop], 1, 2))
+        clips: NDArray[np.int8] = input_features(self._clips[start:stop], self._frontend, self._params)
         return clips
 
     def first_frame(self, window: int) -> int:
@@ -315,24 +324,57 @@ class Detector:
         if source.ndim != 1 or len(source) == 0:
             raise AudioError(f"samples of shape {source.shape} are not one channel of at least one sample")
         windows = Windows(source, self.frontend, self._graph, self.detection.hop)
+        return Trace(windows, self._posteriors(windows), len(source) / self.frontend.sample_rate)
+
+    def stream_plan(self, windows: int = 1) -> StreamPlan | None:
+        """How the network streams, `windows` outputs a step; None where it cannot, or where `hop` is no multiple of its
+        stride in time."""
+        if can_stream(self._graph):
+            return None
+        plan = plan_stream(self._graph, windows)
+        return plan if self.detection.hop % plan.stride == 0 else None
+
+    def _posteriors(self, windows: Windows) -> NDArray[np.uint8]:
+        """Column by column where the network streams, window by window where not: the same integers."""
+        plan = self.stream_plan(windows=_WINDOWS_A_STEP)
+        if plan is not None and windows.frames is not None:
+            needed = (len(windows) - 1) * self.detection.hop + (plan.lag + 1) * plan.stride
+            needed = -(-needed // plan.frames) * plan.frames
+            frames = windows.frames[:needed]  # beyond the last window's frames any will do
+            frames = np.pad(frames, ((0, needed - len(frames)), (0, 0)))
+            outputs = engines.stream(plan, self.model.engine).run(frames)
+            every = self.detection.hop // plan.stride
+            return posteriors_of(self._graph, outputs[plan.lag :: every][: len(windows)])
         parts = range(0, len(windows), _WINDOWS_AT_ONCE)
-        posteriors = np.concatenate([
+        return np.concatenate([
             posteriors_of(self._graph, self.model.run(windows.take(start, start + _WINDOWS_AT_ONCE)[..., None]))
             for start in parts
         ])  # fmt: skip
-        return Trace(windows, posteriors, len(source) / self.frontend.sample_rate)
+
+    def step(self, state: Stream | None, samples: NDArray[Any]) -> tuple[Stream, list[Event]]:
+        """The events that the next samples of a stream complete, (n,) int16 or floats, n from 0 on; None begins one.
+
+        The state is changed and returned. `state.finish()` gives the events that silence behind the last sample
+        completes; with them, the events of any pieces are those of `detect` for the whole. Errors as of `Stream`.
+        """
+        from kws.stream import Stream
+
+        state = Stream(self) if state is None else state
+        return state, state.push(samples)
 
     def decide(self, trace: Trace) -> list[Event]:
         """The events of a trace that this detector made, or another of the same model and `hop`."""
-        return [self._event(firing, trace) for firing in Decider(self.detection).push(trace.posteriors)]
+        firings = Decider(self.detection).push(trace.posteriors)
+        return [self.event(firing, trace.windows, trace.seconds) for firing in firings]
 
-    def _event(self, firing: Firing, trace: Trace) -> Event:
+    def event(self, firing: Firing, windows: Windows | Stream, seconds: float) -> Event:
+        """The event of a firing: its word is located in `windows`, at most `seconds` into the recording."""
         hop = self.detection.hop
         window = min(firing.window, firing.centre + max(1, round(_frames(_AFTER, self.frontend) / hop)))
         age = (window - firing.centre) * hop
-        first, last = locate(trace.windows.take(window, window + 1)[0], age, self.frontend)
-        offset = trace.windows.first_frame(window)
-        start, end = (min(max(0.0, self._edge(offset + frame)), trace.seconds) for frame in (first, last + 1))
+        first, last = locate(windows.take(window, window + 1)[0], age, self.frontend)
+        offset = windows.first_frame(window)
+        start, end = (min(max(0.0, self._edge(offset + frame)), seconds) for frame in (first, last + 1))
         return Event(self.model.labels[firing.keyword], start, end, firing.peak / POSTERIOR_MAX)
 
     def _edge(self, frame: int) -> float:

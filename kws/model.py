@@ -27,8 +27,8 @@ from deploy.codec import fields_of, graph_from_dict, graph_to_dict, items_of, st
 from deploy.graph import Graph
 from deploy.ops.softmax import softmax_multiplier
 from features.config import FrontendConfig
-from features.float_frontend import features
-from features.quantize import clip_samples, quantize_features
+from features.frontend import input_features
+from features.quantize import clip_samples
 from features.tables import mel_weights
 from kws.detector import DetectionConfig, Detector, Event
 from kws.errors import KwsError, ModelError, UsageError, printable
@@ -36,7 +36,8 @@ from kws.errors import KwsError, ModelError, UsageError, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VERSION = 2  # the newest that is read; a model with a front-end is written as version 1, so that older programs read it
+VERSION = 2
+"""2: `frontend.arithmetic`, which was always "float" before, and models without a front-end."""
 SUFFIX = ".kws"
 RUN_FILE = "model.kws"
 SHIPPED = Path(__file__).parent / "models"
@@ -107,7 +108,7 @@ class Model:
         self.check()
         graph, arrays = graph_to_dict(self.graph)
         values = {
-            "version": VERSION if self.frontend is None else 1,
+            "version": VERSION,
             "graph": graph,
             "frontend": None if self.frontend is None else self.frontend.to_dict(),
             "labels": list(self.labels),
@@ -141,7 +142,7 @@ class Model:
             what = f"version {str(version)[:20]} is newer than {VERSION}, the newest that this program reads"
             raise ModelError(what, hint="update integer-kws")
         found = fields_of(values, _FIELDS, "model")
-        if type(version) is not int or version < 1:
+        if version not in (1, VERSION) or type(version) is not int:
             raise ModelError("is not a version", where="version")
         _, graph, frontend, labels, detection, provenance = found
         if not isinstance(provenance, dict):
@@ -149,7 +150,7 @@ class Model:
         deaf = version > 1 and frontend is None and detection is None
         model = cls(
             graph_from_dict(graph, arrays),
-            None if deaf else _frontend(frontend),
+            None if deaf else _frontend(_of_version(frontend, version)),
             tuple(string(label, where) for label, where in items_of(labels, "labels", MAX_LABELS)),
             None if deaf else DetectionConfig.from_dict(detection),
             provenance,
@@ -183,7 +184,7 @@ class Model:
         clips = np.empty((len(batch), frontend.clip_samples), batch.dtype)
         for clip, samples_of_clip in zip(clips, batch, strict=True):
             clip[:] = clip_samples(samples_of_clip, len(clip))
-        q = quantize_features(features(clips, frontend), self.graph.input_params)
+        q = input_features(clips, frontend, self.graph.input_params)
         return self.run(q[..., None])
 
     def run(self, x: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -241,6 +242,11 @@ def _parse(data: bytes) -> tuple[object, Mapping[str, NDArray[Any]]]:
     except (SafetensorError, ValueError, OverflowError) as error:
         raise ModelError(f"is damaged: {str(error)[:200]}") from None
     return _json(metadata["kws"], "metadata"), arrays
+
+
+def _of_version(frontend: object, version: int) -> object:
+    """The front-end of a file with the field that version 1 did not have."""
+    return {"arithmetic": "float", **frontend} if version == 1 and isinstance(frontend, dict) else frontend
 
 
 def _frontend(values: object) -> FrontendConfig:

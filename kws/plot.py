@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.frontend import recording_features
 from features.plot import at_most, draw_waveform
-from features.quantize import recording_features
 from kws.detector import POSTERIOR_MAX, Detector, Event, Trace, keywords_of
 from kws.errors import MissingExtraError
 

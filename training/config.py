@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from features.config import FrontendConfig, get_preset
 from training.augment import AugmentConfig
 from training.sampling import Sampling
 
@@ -24,6 +25,7 @@ class TrainConfig:
     train_only: tuple[Path, ...] = ()
     network: str = "ds-cnn-s"
     preset: str = "mfb40"
+    arithmetic: str | None = None  # of the front-end, "fixed" or "float"; None: the preset's own
     ptq: bool = False  # quantize after training, without fine-tuning
     calibration: str = "minmax"  # of --ptq
     scheme: str = "affine"
@@ -43,6 +45,11 @@ class TrainConfig:
     calibration_clips: int = 512
     sampling: Sampling = field(default_factory=Sampling)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def frontend(self) -> FrontendConfig:
+        """The front-end that `preset` and `arithmetic` name. UsageError for an unknown preset."""
+        preset = get_preset(self.preset)
+        return dataclasses.replace(preset, arithmetic=self.arithmetic or preset.arithmetic)
 
     def epochs_for(self, plan_length: int) -> int:
         """Float epochs: as asked, or as many as show the network 40,000 clips and at least 45 times the corpus."""
@@ -83,5 +90,6 @@ class TrainConfig:
 
 
 _OPTIONS = (
-    "network", "preset", "ptq", "calibration", "scheme", "weights", "rounding", "broken", "epochs", "seed",
+    "network", "preset", "arithmetic", "ptq", "calibration", "scheme", "weights", "rounding", "broken", "epochs",
+    "seed",
 )  # fmt: skip

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from features.config import FrontendConfig
-from features.torch_frontend import TorchFrontend
 from training import checkpoint, qat
 from training.augment import Augmenter
 from training.config import TrainConfig
 from training.dataset import Corpus
-from training.loading import TrainingData
+from training.loading import TrainingData, frontend_of
 from training.report import Progress
 from training.sampling import EpochPlan
 
@@ -52,9 +51,8 @@ class Loop:
         self.recordings, self.validation = data.recordings, data.validation
         self.plan = EpochPlan(corpus, self.recordings.clips, config.sampling)
         self.n_batches = math.ceil(len(self.plan) / config.batch_size)
-        self.frontend = TorchFrontend(frontend)
+        self.features, self.hop_length = frontend_of(frontend), frontend.hop_length
         self.augmenter = Augmenter(config.augment, data.noise, frontend.clip_samples, frontend.sample_rate)
-        self.hop_length = frontend.hop_length
         self.label_of = np.array([corpus.label_of(clip.word) for clip in self.recordings.clips] + [corpus.silence])
         self.synthetic = np.array([bool(clip.source) for clip in self.recordings.clips] + [False])
         self.unknown = corpus.unknown
@@ -140,8 +138,7 @@ class Loop:
         rng = np.random.default_rng([self.config.seed, epoch, number])
         clips = [None if i < 0 else self.recordings[i] for i in indices]
         waveforms, part = self.augmenter.waveforms(rng, clips, self.synthetic[indices])
-        with torch.inference_mode():
-            features = self.frontend(torch.from_numpy(waveforms)).numpy()
+        features = self.features(waveforms)
         self.augmenter.mask(rng, features, self.hop_length)
         return torch.from_numpy(features), torch.from_numpy(np.where(part, self.unknown, self.label_of[indices]))
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from deploy import reference
 from deploy.graph import Graph
-from features.config import FrontendConfig, get_preset
+from features.config import FrontendConfig
 from features.quantize import quantize_features
 from kws.arithmetic.quant import quantize
 from kws.errors import DataError, UsageError
@@ -61,7 +61,7 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
     _check(config)
     state = _open_run(config, resume)
     corpus = scan(config.data, train_only=config.train_only, keywords=config.keywords)
-    frontend = get_preset(config.preset)
+    frontend = config.frontend()
     data = load_data(config, corpus, frontend, progress)
     if state and (state["data"], state.get("noise")) != (data.identity["sha256"], data.identity["noise_sha256"]):
         raise DataError("the recordings changed since the training began", where=config.out, hint="train anew")
@@ -107,7 +107,7 @@ def _check(config: TrainConfig) -> None:
             raise UsageError(f"keyword {word!r} is not 1 to 64 printable characters")
     if len(config.keywords) > MAX_KEYWORDS:
         raise UsageError(f"{len(config.keywords)} keywords are more than {MAX_KEYWORDS}")
-    shape = get_preset(config.preset).input_shape[:2]
+    shape = config.frontend().input_shape[:2]
     with torch.device("meta"):  # neither memory nor random numbers
         registry.build(config.network, input_shape=shape, n_labels=len(config.keywords) + 2)
 

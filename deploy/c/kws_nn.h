@@ -148,4 +148,12 @@ const int8_t *kws_output(const kws_engine *engine);
 
 void kws_run(const kws_engine *engine);
 
+/* Streaming (deploy/streaming.py): the steps of `network` compute the new columns of every layer, next to earlier ones
+ * in the same memory. After each kws_run the columns that a later step sees move to where it looks for them. */
+typedef struct {
+    int32_t target, source, size; /* offsets and bytes; target < source */
+} kws_move;
+
+void kws_advance(const kws_engine *engine, const kws_move *moves, int32_t n_moves);
+
 #endif

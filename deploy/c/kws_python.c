@@ -41,6 +41,7 @@ static const struct {
     {"kws_softmax_op", sizeof(kws_softmax_op)},
     {"kws_step", sizeof(kws_step)},
     {"kws_network", sizeof(kws_network)},
+    {"kws_move", sizeof(kws_move)},
 };
 
 /* dict[key] = address or size; -1 on an error of Python */
@@ -170,10 +171,10 @@ static PyObject *memory_size(PyObject *self, PyObject *args)
 static PyObject *run(PyObject *self, PyObject *args)
 {
     unsigned long long address;
-    Py_buffer memory, input, output;
+    Py_buffer memory, input, output, moves;
     const char *error = NULL;
     (void)self;
-    if (!PyArg_ParseTuple(args, "Kw*y*w*", &address, &memory, &input, &output))
+    if (!PyArg_ParseTuple(args, "Kw*y*w*y*", &address, &memory, &input, &output, &moves))
         return NULL;
     {
         const kws_network *network = (const kws_network *)(uintptr_t)address;
@@ -187,11 +188,13 @@ static PyObject *run(PyObject *self, PyObject *args)
             Py_BEGIN_ALLOW_THREADS
             const int8_t *from = (const int8_t *)input.buf;
             int8_t *to = (int8_t *)output.buf;
+            const int32_t n_moves = (int32_t)(moves.len / (Py_ssize_t)sizeof(kws_move));
             Py_ssize_t i;
             for (i = 0; i < n; i++) {
                 memcpy(kws_input(&engine), from + i * network->input_size, (size_t)network->input_size);
                 kws_run(&engine);
                 memcpy(to + i * network->output_size, kws_output(&engine), (size_t)network->output_size);
+                kws_advance(&engine, (const kws_move *)moves.buf, n_moves);
             }
             Py_END_ALLOW_THREADS
         }
@@ -199,6 +202,7 @@ static PyObject *run(PyObject *self, PyObject *args)
     PyBuffer_Release(&memory);
     PyBuffer_Release(&input);
     PyBuffer_Release(&output);
+    PyBuffer_Release(&moves);
     if (error != NULL) {
         PyErr_SetString(PyExc_ValueError, error);
         return NULL;
@@ -213,7 +217,7 @@ static PyMethodDef methods[] = {
      "fast_path(level, kernel, op) -> (name, kernel, bytes of packed constants, bytes of scratch memory), or None"},
     {"pack", pack, METH_VARARGS, "pack(level, kernel, op, packed): lay the constants of that path out; op points to it"},
     {"memory_size", memory_size, METH_VARARGS, "memory_size(network) -> bytes"},
-    {"run", run, METH_VARARGS, "run(network, memory, input, output): as many inferences as the input holds"},
+    {"run", run, METH_VARARGS, "run(network, memory, input, output, moves): as many inferences as the input holds, `moves` after each"},
     {NULL, NULL, 0, NULL},
 };
 

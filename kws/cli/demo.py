@@ -81,8 +81,8 @@ def _compare(model: Model, corpus: Path) -> bool:
     """Print how far graph and fake-quantized network agree, whole and op by op; whether that is close enough."""
     import numpy as np
 
-    from features.float_frontend import features
-    from features.quantize import clip_samples, quantize_features
+    from features.frontend import features, input_features
+    from features.quantize import clip_samples
     from training import qat
     from training.compare import FakeQuantizedOps, compare_network, compare_ops
     from training.dataset import load, scan_folder
@@ -95,7 +95,7 @@ def _compare(model: Model, corpus: Path) -> bool:
     network = qat.load(RUN / "fake_quantized.pt")
     agreements = compare_network(network, model.graph, values, labels)
     click.echo(f"int8 logits of {len(clips)} clips, by rounding rule of the integers:\n{_agreements(agreements)}\n")
-    q = quantize_features(values, model.graph.input_params)[..., None]
+    q = input_features(samples, frontend, model.graph.input_params)[..., None]
     ops = compare_ops(FakeQuantizedOps(network, model.graph).run_op, model.graph, q)
     different, total = sum(op.n_different for op in ops), sum(op.n_values for op in ops)
     unexplained = sum(op.n_unexplained for op in ops)

@@ -38,9 +38,9 @@ def features(
 
     from features.audio import read_audio
     from features.config import get_preset
-    from features.float_frontend import features as compute
+    from features.frontend import features as compute
+    from features.frontend import input_features
     from features.plot import plot_features
-    from features.quantize import quantize_features
     from kws.arithmetic.quant import choose_params
 
     loaded = load_model(model) if model else None
@@ -57,7 +57,7 @@ def features(
         with npy.open("wb") as stream:  # np.save would append .npy to another name
             if npy.suffix.lower() == ".npz":
                 domain = params or choose_params(float(values.min()), float(values.max()))  # as in the picture
-                q = quantize_features(values, domain)
+                q = input_features(samples, config, domain)
                 np.savez(stream, float=values, quantized=q, scale=domain.scale, zero_point=domain.zero_point)
             else:
                 np.save(stream, values)

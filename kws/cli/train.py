@@ -25,10 +25,15 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--keywords", required=True, help="The words to detect, with commas between.")
 @click.option("--out", type=_FOLDER, required=True, help="The run folder; the model is OUT/model.kws.")
 @click.option(
-    "--network", default="ds-cnn-s", show_default=True, help="ds-cnn-s, ds-cnn-m, ds-cnn-l, tc-resnet or tc-resnet8."
+    "--network", default="ds-cnn-s", show_default=True, help="ds-cnn-s, -m or -l, tc-resnet, tc-resnet8 or tc-stream."
 )
 @click.option(
     "--preset", default="mfb40", show_default=True, help="Front-end: mfb40, mfb40-10ms, mfcc10 or mlperf-tiny."
+)
+@click.option(
+    "--arithmetic",
+    type=click.Choice(["fixed", "float"]),
+    help="Of the front-end: the integers of a device, or floats. [default: fixed; of mlperf-tiny float]",
 )
 @click.option("--ptq", is_flag=True, help="Quantize after training instead of training on with fake quantization.")
 @click.option(

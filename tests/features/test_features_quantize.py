@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features as a network's integers: rounded, saturated, moved between two models' domains, and clips of one length."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features import quantize as quantize_module
+from features import frontend as frontend_module
 from features.audio import read_audio
 from features.config import PRESETS
 from features.float_frontend import features
-from features.quantize import clip_samples, move_features, quantize_features, recording_features
+from features.frontend import input_features, recording_features
+from features.quantize import clip_samples, move_features, quantize_features
 from kws.arithmetic.quant import QuantParams, choose_params
 from kws.errors import QuantError
 
@@ -92,16 +94,17 @@ def test_a_short_clip_ends_in_zeros_and_a_long_one_keeps_its_middle():
 
 
 @pytest.mark.parametrize("preset", ["mfb40", "mfb40-10ms", "mfcc10", "mlperf-tiny"])
+@pytest.mark.parametrize("arithmetic", ["fixed", "float"])
 @pytest.mark.parametrize("n", [0, 1, 500, 16_000, 100_001])
-def test_a_recording_in_stretches_equals_the_whole(monkeypatch, preset, n):
+def test_a_recording_in_stretches_equals_the_whole(monkeypatch, preset, arithmetic, n):
     """Of 1, 7 or all frames, with silence around it of 0 or many samples, int16 and float."""
-    config, params = PRESETS[preset], QuantParams(0.0625, 3)
+    config, params = replace(PRESETS[preset], arithmetic=arithmetic), QuantParams(0.0625, 3)
     samples = np.round(np.random.default_rng(n).normal(0, 2000, n)).astype(np.int16)
     for recording in (samples, samples / np.float32(32768)):
         for before, after in ((0, 0), (6400, 16_000)):
-            whole = quantize_features(features(np.pad(recording, (before, after)), config), params)
+            whole = input_features(np.pad(recording, (before, after)), config, params)
             for at_once in (1, 7, 2048):
-                monkeypatch.setattr(quantize_module, "_FRAMES_AT_ONCE", at_once)
+                monkeypatch.setattr(frontend_module, "_FRAMES_AT_ONCE", at_once)
                 result = recording_features(recording, config, params, before=before, after=after)
                 assert result.dtype == np.int8
                 assert np.array_equal(result, whole)

@@ -21,8 +21,7 @@ import pytest
 from deploy.export import onnx, tflite
 from features.audio import read_audio
 from features.config import PRESETS, get_preset
-from features.float_frontend import features
-from features.quantize import quantize_features
+from features.frontend import features, input_features
 from kws.arithmetic.fixedpoint import ROUNDING_RULES
 from kws.cli import common
 from kws.cli.main import COMMANDS, main
@@ -337,7 +336,7 @@ def test_features_as_a_model_sees_them(
     assert picture.exists()
     written, params = np.load(arrays), tone_model.graph.input_params
     assert np.array_equal(written["float"], features(read_audio(recording), tone_model.frontend))
-    assert np.array_equal(written["quantized"], quantize_features(written["float"], params))
+    assert np.array_equal(written["quantized"], input_features(read_audio(recording), tone_model.frontend, params))
     assert (written["scale"], written["zero_point"]) == (params.scale, params.zero_point)
 
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from deploy.graph import GraphBuilder
 from deploy.reference import run
 from features.config import get_preset
-from features.float_frontend import features
-from features.quantize import quantize_features
+from features.frontend import input_features
 from kws.arithmetic.quant import QuantParams
 from kws.detector import Decider, DetectionConfig, Detector, Windows, keywords_of, locate, posteriors_of
 from kws.errors import AudioError, KwsError, ModelError, UsageError
@@ -252,7 +251,7 @@ def test_windows_are_the_clips_own_features(preset: str, hop: int, tone_model: M
     before, step = -windows.first_frame(0) * frontend.hop_length, hop * frontend.hop_length
     padded = np.pad(samples, (before, 32000))
     clips = np.stack([padded[i * step : i * step + frontend.clip_samples] for i in range(len(windows))])
-    expected = quantize_features(features(clips, frontend), tone_model.graph.input_params)
+    expected = input_features(clips, frontend, tone_model.graph.input_params)
     assert np.array_equal(windows.take(0, len(windows) + 5), expected)
     assert len(windows.ends()) == len(windows)
     assert windows.ends()[0] == pytest.approx((frontend.clip_samples - before) / 16000)

@@ -14,7 +14,7 @@ import kws
 from deploy.graph import Graph, GraphBuilder
 from features.audio import read_audio
 from features.config import FrontendConfig, get_preset
-from features.float_frontend import features
+from features.frontend import features, input_features
 from features.quantize import clip_samples, quantize_features
 from kws.arithmetic.quant import QuantParams
 from training.convert import convert
@@ -48,7 +48,7 @@ def networks() -> list[Network]:
 
 def _commands(clips: list[Path]) -> Network:
     model = kws.load("commands")
-    x = quantize_features(_features(clips, model.frontend), model.graph.input_params)[..., None]
+    x = input_features(_clips(clips, model.frontend), model.frontend, model.graph.input_params)[..., None]
     return Network("commands", model.graph, model.frontend, model.labels, x)
 
 
@@ -56,7 +56,7 @@ def _ds_cnn_s(clips: list[Path]) -> Network:
     """Random weights; its batch norms have seen the clips, so that activations fill their ranges as trained ones do."""
     torch.manual_seed(0)
     frontend = get_preset("mfcc10")
-    float_features = _features(clips, frontend)
+    float_features = features(_clips(clips, frontend), frontend)
     batch = torch.from_numpy(float_features)[:, None]
     model = registry.build("ds-cnn-s", frontend.input_shape[:2], 12, dropout=0.0)
     with torch.no_grad():
@@ -101,6 +101,6 @@ def _odd_ops() -> Network:
     return Network(ODD, graph, get_preset("mfcc10"), labels, inputs)
 
 
-def _features(clips: list[Path], frontend: FrontendConfig) -> Any:
-    samples = [read_audio(path, dtype="int16", sample_rate=frontend.sample_rate) for path in clips]
-    return features(np.stack([clip_samples(clip, frontend.clip_samples) for clip in samples]), frontend)
+def _clips(paths: list[Path], frontend: FrontendConfig) -> Any:
+    samples = [read_audio(path, dtype="int16", sample_rate=frontend.sample_rate) for path in paths]
+    return np.stack([clip_samples(clip, frontend.clip_samples) for clip in samples])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from deploy.graph import Graph
 from features.config import get_preset
-from features.float_frontend import features
+from features.frontend import features
 from features.quantize import clip_samples, quantize_features
 from training import qat
 from training.compare import FakeQuantizedOps, compare_logits, compare_network, compare_ops, float_logits, sign_test

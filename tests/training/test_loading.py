@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from features.config import get_preset
-from features.float_frontend import features
+from features.frontend import features
 from kws.errors import DataError
 from training.config import TrainConfig
 from training.dataset import scan

@@ -10,12 +10,13 @@ from torch import nn
 
 from kws.errors import UsageError
 from training.networks.ds_cnn import SIZES, DsCnn
-from training.networks.tc_resnet import TcResNet, TcResNet8
+from training.networks.tc_resnet import TcResNet, TcResNet8, TcStream
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(DsCnn, channels=channels, blocks=blocks) for name, (channels, blocks) in SIZES.items()},
     "tc-resnet": TcResNet,
     "tc-resnet8": TcResNet8,
+    "tc-stream": TcStream,
 }
 
 

@@ -59,6 +59,55 @@ class _Block(nn.Module):
         return cast(Tensor, self.relu(self.add(self.conv2(self.conv1(x)), self.skip(self.crop(x)))))
 
 
+STREAM_CHANNELS = (32, 48, 64, 96)
+STREAM_KERNELS = (9, 7, 5)
+STREAM_STRIDES = (2, 2, 1)  # an output for 4 frames: 40 ms at a hop of 10
+
+
+class TcStream(KeywordNetwork):
+    """Float features (B, 1, T, F) -> logits (B, n_labels): strided as TC-ResNet8, without padding, so that it streams.
+
+    An output sees 95 frames, nearly all of a window of 98. More frames give more outputs, whose mean is taken. Raises
+    UsageError where T is below 95.
+    """
+
+    def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
+        time, features = input_shape
+        blocks, left = [], time - FIRST_KERNEL + 1
+        layout = zip(pairwise(STREAM_CHANNELS), STREAM_KERNELS, STREAM_STRIDES, strict=True)
+        for (before, after), kernel, stride in layout:
+            block = _CroppedBlock(before, after, kernel, stride, left)
+            blocks.append(block)
+            left = block.time
+        if left < 1:
+            raise UsageError(f"tc-stream needs at least 95 frames, not {time}", hint="take preset mfb40-10ms")
+        super().__init__(
+            ConvBn(features, STREAM_CHANNELS[0], (FIRST_KERNEL, 1)), blocks,
+            window=(left, 1), channels=STREAM_CHANNELS[-1], n_labels=n_labels, dropout=dropout, as_channels=True,
+        )  # fmt: skip
+
+
+class _CroppedBlock(nn.Module):
+    """ReLU6(conv(conv(x)) + 1x1 conv of the middle of x); the first convolution and the last have the stride.
+
+    Of `time` frames it leaves `self.time`. The crop takes the middle frame of those that an output sees.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, time: int) -> None:
+        super().__init__()
+        self.time = (time - kernel) // stride + 1 - (kernel - 1)
+        middle = (kernel - 1) * (1 + stride) // 2
+        self.conv1 = ConvBn(in_channels, out_channels, (kernel, 1), stride=(stride, 1))
+        self.conv2 = ConvBn(out_channels, out_channels, (kernel, 1), relu6=False)
+        self.crop = CropTime(middle, max(0, time - middle - (self.time - 1) * stride - 1))
+        self.skip = ConvBn(in_channels, out_channels, (1, 1), stride=(stride, 1), relu6=False)
+        self.add = Add()
+        self.relu = nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.relu(self.add(self.conv2(self.conv1(x)), self.skip(self.crop(x)))))
+
+
 WIDE = (24, 36, 48, 72)  # 1.5 times TC-ResNet8
 WIDE_KERNEL = 9
 

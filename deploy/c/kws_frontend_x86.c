@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AVX2: eight frames side by side. */
+#include "kws_frontend_math.h"
+#include "kws_x86.h"
+
+#ifdef KWS_X86
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx2")))
+#define LANES 8
+#define vec __m256i
+#define LOAD(p) _mm256_load_si256((const __m256i *)(const void *)(p))
+#define STORE(p, v) _mm256_store_si256((__m256i *)(void *)(p), v)
+#define ADD _mm256_add_epi32
+#define SUB _mm256_sub_epi32
+#define SHIFT_LEFT _mm256_sllv_epi32
+#define SHIFT_RIGHT(v, n) _mm256_srai_epi32(v, n)
+#define OR _mm256_or_si256
+#define ABS _mm256_abs_epi32
+#define SET32 _mm256_set1_epi32
+#define SET64 _mm256_set1_epi64x
+#define ADD64 _mm256_add_epi64
+#define SUB64 _mm256_sub_epi64
+#define HIGH(v) _mm256_srli_epi64(v, 32)
+#define LOW(v) _mm256_slli_epi64(v, 32)
+#define SHIFT_RIGHT64(v, n) _mm256_srl_epi64(v, n)
+#define PRODUCT _mm256_mul_epi32
+#define PRODUCT_UNSIGNED _mm256_mul_epu32
+#define ODD_LANES(even, odd) _mm256_blend_epi32(even, odd, 0xAA)
+#define MADD _mm256_madd_epi16
+#define GATHER(base, index) _mm256_i32gather_epi32((const int *)(const void *)(base), index, 2)
+
+#define INLINE static inline __attribute__((always_inline)) TARGET
+#define HALF(v) SHIFT_RIGHT(ADD(v, SET32(1)), 1)
+#define QUARTER(v) SHIFT_RIGHT(ADD(v, SET32(2)), 2)
+#define OR_ABS(bits, v) OR(bits, ABS(v))
+
+INLINE vec multiply_high(vec v, int32_t w)
+{
+    const vec factor = SET32(w), round = SET64(1LL << 31);
+    return ODD_LANES(HIGH(ADD64(PRODUCT(v, factor), round)), ADD64(PRODUCT(HIGH(v), factor), round));
+}
+
+/* of -v */
+INLINE vec multiply_high_negative(vec v, int32_t w)
+{
+    const vec factor = SET32(w), round = SET64(1LL << 31);
+    return ODD_LANES(HIGH(SUB64(round, PRODUCT(v, factor))), SUB64(round, PRODUCT(HIGH(v), factor)));
+}
+
+#define MULTIPLY_HIGH(v, w) multiply_high(v, w)
+#define MULTIPLY_HIGH_ADD(s, v, w) ADD(s, multiply_high(v, w))
+#define MULTIPLY_HIGH_SUB(s, v, w) ADD(s, multiply_high_negative(v, w))
+#include "kws_frontend_kernel.h"
+
+/* The left shift by which the largest sample fills 16 bits, at most t_max */
+INLINE int32_t headroom(const kws_frontend *frontend, const int16_t *samples)
+{
+    const int32_t length = frontend->frame_length;
+    __m256i any = _mm256_setzero_si256();
+    int32_t bits = 0;
+    uint16_t parts[16];
+    int32_t i, left;
+    for (i = 0; i + 16 <= length; i += 16) {
+        const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(samples + i));
+        any = _mm256_or_si256(any, _mm256_xor_si256(x, _mm256_srai_epi16(x, 15)));
+    }
+    _mm256_storeu_si256((__m256i *)(void *)parts, any);
+    for (; i < length; i++)
+        bits |= samples[i] ^ (samples[i] >> 15);
+    for (i = 0; i < 16; i++)
+        bits |= parts[i];
+    left = 15 - kws_bit_length((uint32_t)bits);
+    return left > frontend->t_max ? frontend->t_max : left;
+}
+
+/* Two samples of each frame at once, times their window values, into `work` in bit-reversed order */
+INLINE void load(const kws_frontend *frontend, const int16_t *samples, const int32_t *starts, vec before,
+                 int32_t *work)
+{
+    const int16_t *window = frontend->window_q15;
+    const int32_t n = frontend->n_fft / 2, pairs = frontend->frame_length / 2;
+    const vec zero = SET32(0);
+    vec index = LOAD(starts);
+    int32_t i, lane, to = 0;
+    for (i = 0; i < pairs; i++) {
+        const vec pair = GATHER(samples, index);
+        STORE(RE(to), SHIFT_LEFT(MADD(pair, SET32(window[2 * i])), before));
+        STORE(IM(to), SHIFT_LEFT(MADD(pair, SET32(window[2 * i + 1] * 65536)), before));
+        index = ADD(index, SET32(2));
+        to = next_reversed(to, n);
+    }
+    for (; i < n; i++) {
+        STORE(RE(to), zero);
+        STORE(IM(to), zero);
+        if (2 * i < frontend->frame_length) {
+            for (lane = 0; lane < LANES; lane++)
+                RE(to)[lane] = samples[starts[lane] + 2 * i] * window[2 * i];
+            STORE(RE(to), SHIFT_LEFT(LOAD(RE(to)), before));
+        }
+        to = next_reversed(to, n);
+    }
+}
+
+static TARGET void log_mel(const kws_frontend *frontend, const int16_t *samples, const int32_t *starts, int32_t *work,
+                           int32_t *log_mel_q16)
+{
+    const int32_t n = frontend->n_fft / 2;
+    const uint16_t *weights = frontend->mel_weights_q16;
+    const int32_t right = frontend->log2_n_fft + 14;
+    const vec half = SET64(1LL << (right - 1));
+    const __m128i count_right = _mm_cvtsi32_si128(right);
+    int32_t bits[LANES] __attribute__((aligned(64)));
+    int32_t before[LANES] __attribute__((aligned(64))), left[LANES] __attribute__((aligned(64)));
+    int32_t t[LANES];
+    uint64_t floor[LANES], sums[2][LANES / 2] __attribute__((aligned(64)));
+    int32_t k, m, lane;
+    vec shift;
+    for (lane = 0; lane < LANES; lane++)
+        before[lane] = headroom(frontend, samples + starts[lane]);
+    load(frontend, samples, starts, LOAD(before), work);
+    complex_fft(work, n, frontend->log2_n_fft - 1, frontend->twiddles_q30);
+    STORE(bits, split_real(work, n, frontend->twiddles_q31));
+    for (lane = 0; lane < LANES; lane++) {
+        const int32_t room = 30 - kws_bit_length((uint32_t)bits[lane]), most = frontend->t_max - before[lane];
+        left[lane] = room > most ? most : room;
+        t[lane] = before[lane] + left[lane];
+        floor[lane] = kws_mel_floor(frontend, t[lane], KWS_PEAK_NONE);
+    }
+    shift = LOAD(left);
+    for (k = 0; k <= n; k++) { /* in the place of the complex value: the low 32 bits, then the high ones */
+        const vec re = SHIFT_LEFT(LOAD(RE(k)), shift), im = SHIFT_LEFT(LOAD(IM(k)), shift);
+        const vec even = ADD64(PRODUCT(re, re), PRODUCT(im, im));
+        const vec odd = ADD64(PRODUCT(HIGH(re), HIGH(re)), PRODUCT(HIGH(im), HIGH(im)));
+        const vec a = SHIFT_RIGHT64(ADD64(even, half), count_right), b = SHIFT_RIGHT64(ADD64(odd, half), count_right);
+        STORE(RE(k), ODD_LANES(a, LOW(b)));
+        STORE(IM(k), ODD_LANES(HIGH(a), b));
+    }
+    for (m = 0; m < frontend->n_mels; m++) {
+        const int32_t first = frontend->mel_first[m], end = first + frontend->mel_count[m];
+        vec even = SET32(0), odd = SET32(0), even_high = even, odd_high = even; /* the latter times 2^32 */
+        for (k = first; k < end; k++) {
+            const vec low = LOAD(RE(k)), high = LOAD(IM(k)), weight = SET32(*weights++);
+            even = ADD64(even, PRODUCT_UNSIGNED(low, weight));
+            odd = ADD64(odd, PRODUCT_UNSIGNED(HIGH(low), weight));
+            even_high = ADD64(even_high, PRODUCT_UNSIGNED(high, weight));
+            odd_high = ADD64(odd_high, PRODUCT_UNSIGNED(HIGH(high), weight));
+        }
+        even = ADD64(even, LOW(even_high));
+        odd = ADD64(odd, LOW(odd_high));
+        STORE(sums[0], even);
+        STORE(sums[1], odd);
+        for (lane = 0; lane < LANES; lane++)
+            log_mel_q16[lane * frontend->n_mels + m] =
+                kws_log_mel_q16(frontend, sums[lane % 2][lane / 2], floor[lane], t[lane], 0);
+    }
+}
+
+const kws_frontend_path kws_frontend_avx2 = {LANES, log_mel};
+#endif

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection on a stream: samples in pieces of any size, the events of the whole recording out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy import engine as engines
+from features.float_frontend import to_float64, to_int16
+from features.frontend import input_features
+from kws.detector import Decider, Event, posteriors_of, silence_before
+from kws.errors import UsageError
+
+if TYPE_CHECKING:
+    from kws.detector import Detector
+
+_SAMPLES_AT_ONCE = 1 << 18  # bounds memory for pieces of hours
+
+
+class Stream:
+    """One stream of samples through one detector: what `Detector.step` keeps between two calls.
+
+    The last frames, the columns of the network's layers (where it streams; else a window is run whole every `hop`
+    frames), and the moving sums. Memory does not grow. Raises UsageError for a front-end that needs whole clips.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        model, frontend = detector.model, detector.frontend
+        if frontend.normalize != "none":
+            raise UsageError(
+                "the model's front-end divides each clip by its peak, so it needs the whole clip and has no stream",
+                hint="kws infer runs it window by window",
+            )
+        self._detector, self._model, self._frontend = detector, model, frontend
+        self._hop = detector.detection.hop
+        self._decider = Decider(detector.detection)
+        self._plan = detector.stream_plan()
+        self._network = engines.stream(self._plan, model.engine) if self._plan else None
+        self._dropped = 0  # outputs of the network before the first window's
+        self._logits = np.empty((0, len(model.labels)), np.int8)  # of windows that are not complete yet
+        self._waiting = np.empty((0, frontend.n_features), np.int8)  # frames for the network's next step
+        dtype = np.int16 if frontend.arithmetic == "fixed" else np.float64
+        self._samples = np.zeros(silence_before(frontend, self._hop) * frontend.hop_length, dtype)
+        self._frames = np.empty((0, frontend.n_features), np.int8)
+        self._first = 0  # the frame of the stream, its silence included, that is self._frames[0]
+        self._window = 0  # the next to be decided
+        self._n_samples = 0
+
+    @property
+    def seconds(self) -> float:
+        """Length of what was heard so far."""
+        return self._n_samples / self._frontend.sample_rate
+
+    def push(self, samples: NDArray[Any]) -> list[Event]:
+        """The events that these samples, (n,) int16 or floats in [-1, 1), complete; n may be 0.
+
+        Errors as of `features.frontend.features`.
+        """
+        if samples.ndim != 1:
+            raise UsageError(f"samples of shape {samples.shape} are not one channel")
+        events: list[Event] = []
+        for start in range(0, len(samples), _SAMPLES_AT_ONCE):
+            part = samples[start : start + _SAMPLES_AT_ONCE]
+            converted = to_int16(part) if self._samples.dtype == np.int16 else to_float64(part)
+            self._n_samples += len(part)
+            events += self._advance(converted)
+        return events
+
+    def finish(self) -> list[Event]:
+        """The events that a clip of silence behind the last sample completes, as in `detect`. The stream ends."""
+        step = self._hop * self._frontend.hop_length
+        before = silence_before(self._frontend, self._hop) * self._frontend.hop_length
+        last = 1 + (before + self._n_samples) // step
+        behind = self._frontend.clip_samples + (self._plan.frames * self._frontend.hop_length if self._plan else 0)
+        return self._advance(np.zeros(behind, self._samples.dtype), last)
+
+    def _advance(self, samples: NDArray[Any], last: int | None = None) -> list[Event]:
+        frontend = self._frontend
+        self._samples = np.concatenate([self._samples, samples])
+        count = frontend.frames_in(len(self._samples))
+        if count == 0:
+            return []
+        used = self._samples[: (count - 1) * frontend.hop_length + frontend.frame_length]
+        new = input_features(used, frontend, self._model.graph.input_params)
+        self._samples = self._samples[count * frontend.hop_length :]
+        self._frames = np.concatenate([self._frames, new])
+        complete = (self._first + len(self._frames) - frontend.n_frames) // self._hop + 1
+        logits = self._outputs(new, complete if last is None else min(complete, last))
+        events = []
+        for firing in self._decider.push(posteriors_of(self._model.graph, logits)):
+            events.append(self._detector.event(firing, self, self.seconds))
+        self._window += len(logits)
+        oldest = (self._window - self._detector.detection.smoothing - 1) * self._hop
+        if oldest > self._first:
+            self._frames = self._frames[oldest - self._first :]
+            self._first = oldest
+        return events
+
+    def _outputs(self, new: NDArray[np.int8], stop: int) -> NDArray[np.int8]:
+        """The logits of the windows from self._window to `stop` - 1, or to the last that the network gives already."""
+        if self._network is None or self._plan is None:
+            if stop <= self._window:
+                return np.empty((0, len(self._model.labels)), np.int8)
+            return self._model.run(self.take(self._window, stop)[..., None])
+        self._waiting = np.concatenate([self._waiting, new])
+        whole = len(self._waiting) // self._plan.frames * self._plan.frames
+        outputs = self._network.run(self._waiting[:whole])
+        self._waiting = self._waiting[whole:]
+        dropped = min(self._plan.lag - self._dropped, len(outputs))
+        self._dropped += dropped
+        self._logits = np.concatenate([self._logits, outputs[dropped:]])
+        every = self._hop // self._plan.stride
+        count = max(0, min(stop - self._window, -(-len(self._logits) // every)))
+        ready = self._logits[: count * every : every]
+        self._logits = self._logits[count * every :]
+        return ready
+
+    def take(self, start: int, stop: int) -> NDArray[np.int8]:
+        """Windows start .. stop - 1 of those whose frames are kept: int8 (n, n_frames, n_features)."""
+        frames = self._frames[start * self._hop - self._first :]
+        windows = np.lib.stride_tricks.sliding_window_view(frames, self._frontend.n_frames, axis=0)[:: self._hop]
+        return np.ascontiguousarray(np.moveaxis(windows[: stop - start], 1, 2))
+
+    def first_frame(self, window: int) -> int:
+        """The frame of the recording with which a window begins; negative within the silence before it."""
+        return window * self._hop - silence_before(self._frontend, self._hop)

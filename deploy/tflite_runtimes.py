@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.export.tflite import tflite_schema
+from deploy.export.tflite_file import tflite_schema
 from kws.errors import MissingExtraError, UsageError
 
 Arrays = dict[str, NDArray[np.int8]]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.export.c_array import check_identifier
+from deploy.export.tflite_file import ALIGNMENT, Writer
 from deploy.graph import Graph, Op
 from deploy.ops.add import LEFT_SHIFT, Add
 from deploy.ops.affine import bias_scale
@@ -29,11 +29,11 @@ from deploy.ops.pool import Pool
 from deploy.ops.slice import Slice
 from deploy.ops.softmax import Softmax, softmax_multiplier
 from deploy.tensor import Shape, Tensor
-from deploy.tflite_rules import FULL_CLAMP, METADATA, METADATA_VERSION, fused_activations, same_padding
+from deploy.tflite_rules import FULL_CLAMP, METADATA_VERSION, fused_activations, same_padding
 from features.config import FrontendConfig
 from kws.arithmetic.quant import QuantParams
 from kws.arithmetic.requantize import Requant, quantize_multiplier
-from kws.errors import MissingExtraError, ModelError, QuantError
+from kws.errors import ModelError, QuantError
 
 RUNTIMES = {
     "single": "no TFLite runtime is sure to compute this model's own bits: LiteRT's default (XNNPACK) rounds once as "
@@ -41,8 +41,8 @@ RUNTIMES = {
     "round twice (--rounding tflm exports what the former computes)",
     "tflm": "TensorFlow Lite Micro computes this model's own bits; LiteRT does not: by default (XNNPACK) it rounds "
     "once, without delegates it rounds other ties",
-    "double_up": "LiteRT without delegates computes this model's own bits in convolutions and fully connected layers; "
-    "LiteRT's default (XNNPACK) and TensorFlow Lite Micro do not",
+    "double_up": "LiteRT without delegates computes this model's own bits in convolutions (depthwise: of a multiple of "
+    "8 channels) and fully connected layers; LiteRT's default (XNNPACK) and TensorFlow Lite Micro do not",
     "half_even": "LiteRT's default (XNNPACK) computes this model's own bits in convolutions and fully connected "
     "layers, but for float32 products near a tie; LiteRT without delegates and TensorFlow Lite Micro do not",
     "half_away": "no TFLite runtime computes this model's own bits: none rounds once with ties away from zero "
@@ -50,24 +50,7 @@ RUNTIMES = {
 }
 """Which runtimes compute the bits of a graph, by its rounding rule: docs/formats.md has the counts."""
 
-# Our op: TFLite's operator, its options, and its version for int8.
-OPERATORS = {
-    "conv2d": ("CONV_2D", "Conv2DOptions", 3),
-    "depthwise_conv2d": ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", 3),
-    "fully_connected": ("FULLY_CONNECTED", "FullyConnectedOptions", 4),
-    "add": ("ADD", "AddOptions", 2),
-    "average_pool": ("AVERAGE_POOL_2D", "Pool2DOptions", 2),
-    "max_pool": ("MAX_POOL_2D", "Pool2DOptions", 2),
-    "mean": ("MEAN", "ReducerOptions", 2),
-    "concatenation": ("CONCATENATION", "ConcatenationOptions", 2),
-    "quantize": ("QUANTIZE", "QuantizeOptions", 2),
-    "slice": ("SLICE", "SliceOptions", 2),
-    "pad": ("PAD", "PadOptions", 2),
-    "reshape": ("RESHAPE", "ReshapeOptions", 1),
-    "softmax": ("SOFTMAX", "SoftmaxOptions", 2),
-}
 _AFFINE = ("conv2d", "depthwise_conv2d", "fully_connected")
-_ALIGNMENT = 16  # of every buffer, as the schema demands: boards read constants in place
 
 
 def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None) -> bytes:
@@ -78,7 +61,7 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None)
     zero point or with -128, a clamp that is no fused activation, padded pools other than SAME, (multiplier, shift)
     that are not what the runtimes derive. MissingExtraError where the schema is not installed.
     """
-    writer = _Writer(graph)
+    writer = Writer(graph)
     for op in graph.ops:
         try:
             _check_multipliers(graph, op)
@@ -105,151 +88,12 @@ def c_header(data: bytes, name: str) -> str:
     lines = [
         f"/* {name}: made by `kws export --to tflite-array`; include it in one C or C++ file. */",
         f"#ifndef {guard}", f"#define {guard}", "",
-        "#ifdef __cplusplus", f"alignas({_ALIGNMENT})", "#else", f"_Alignas({_ALIGNMENT})", "#endif",
+        "#ifdef __cplusplus", f"alignas({ALIGNMENT})", "#else", f"_Alignas({ALIGNMENT})", "#endif",
         f"static const unsigned char {name}[{len(data)}] = {{",
         *(f"    {row}," for row in rows),
         "};", "", f"#endif /* {guard} */", "",
     ]  # fmt: skip
     return "\n".join(lines)
-
-
-def tflite_schema() -> Any:
-    """The classes of TensorFlow Lite's schema. MissingExtraError where they are not installed."""
-    try:
-        import flatbuffers  # noqa: F401  # what the schema is written with
-        from ai_edge_litert import schema_py_generated
-    except ImportError:
-        what = "TensorFlow Lite export needs ai-edge-litert and flatbuffers"
-        raise MissingExtraError(what, hint="pip install 'integer-kws[tflite]'") from None
-    return schema_py_generated
-
-
-@dataclass
-class _Buffer:
-    """A buffer of the file, aligned; takes the place of the schema's BufferT, whose bytes lie anywhere."""
-
-    data: bytes
-
-    def Pack(self, builder: Any) -> Any:
-        """Write the bytes, then the table that points to them."""
-        schema = tflite_schema()
-        vector = None
-        if self.data:
-            builder.StartVector(1, len(self.data), _ALIGNMENT)
-            builder.head -= len(self.data)
-            builder.Bytes[builder.head : builder.head + len(self.data)] = self.data
-            vector = builder.EndVector()
-        schema.BufferStart(builder)
-        if vector is not None:
-            schema.BufferAddData(builder, vector)
-        return schema.BufferEnd(builder)
-
-
-class _Writer:
-    """Collects tensors and operators. Tensors are numbers, in the order in which they are added."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.schema = tflite_schema()
-        self._buffers = [_Buffer(b"")]  # the first one means "no data"
-        self._tensors: list[Any] = []
-        self._codes: list[str] = []
-        self._operators: list[Any] = []
-        self._numbers: dict[str, int] = {}
-        self._taken = set(graph.tensors)
-        self.activation(graph.tensors[graph.input])
-
-    def number(self, name: str) -> int:
-        """The tensor of that name in the graph."""
-        return self._numbers[name]
-
-    def activation(self, tensor: Tensor) -> int:
-        """Add a tensor that an operator makes, or the input."""
-        params = tensor.params
-        self._numbers[tensor.name] = self._tensor(
-            tensor.name, (1, *tensor.shape), np.dtype(np.int8), [params.scale], params.zero_point
-        )
-        return self._numbers[tensor.name]
-
-    def temporary(self, name: str, shape: Shape, params: QuantParams) -> int:
-        """Add an activation that the graph does not have."""
-        return self._tensor(self._unique(name), (1, *shape), np.dtype(np.int8), [params.scale], params.zero_point)
-
-    def constant(self, name: str, values: NDArray[Any], scales: Sequence[float] = (), axis: int = 0) -> int:
-        """Add constant values, with scales where they stand for reals."""
-        self._buffers.append(_Buffer(np.ascontiguousarray(values).tobytes()))
-        return self._tensor(name, values.shape, values.dtype, scales, 0, axis, len(self._buffers) - 1)
-
-    def integers(self, name: str, values: Sequence[Any]) -> int:
-        """Add an int32 constant that is an operator's parameter."""
-        return self.constant(self._unique(name), np.array(values, np.int32))
-
-    def operator(self, kind: str, inputs: Sequence[int], output: int, **options: Any) -> None:
-        """Add an operator; `options` are fields of its table in the schema."""
-        options_name = OPERATORS[kind][1]
-        operator = self.schema.OperatorT()
-        if kind not in self._codes:
-            self._codes.append(kind)
-        operator.opcodeIndex = self._codes.index(kind)
-        operator.inputs, operator.outputs = list(inputs), [output]
-        operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, options_name)
-        operator.builtinOptions = getattr(self.schema, f"{options_name}T")()
-        for field, value in options.items():
-            setattr(operator.builtinOptions, field, value)
-        self._operators.append(operator)
-
-    def finish(self, metadata: bytes) -> bytes:
-        """The content of the file."""
-        import flatbuffers
-
-        subgraph, model, entry = self.schema.SubGraphT(), self.schema.ModelT(), self.schema.MetadataT()
-        subgraph.name = "main"
-        subgraph.tensors, subgraph.operators = self._tensors, self._operators
-        subgraph.inputs, subgraph.outputs = [self.number(self.graph.input)], [self.number(self.graph.output)]
-        self._buffers.append(_Buffer(metadata))
-        entry.name, entry.buffer = METADATA, len(self._buffers) - 1
-        model.version, model.description = 3, "made by kws export --to tflite"
-        model.subgraphs, model.buffers, model.metadata = [subgraph], self._buffers, [entry]
-        model.operatorCodes = [self._code(kind) for kind in self._codes]
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
-
-    def _code(self, kind: str) -> Any:
-        name, _, version = OPERATORS[kind]
-        code = self.schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(self.schema.BuiltinOperator, name)
-        code.version = version
-        return code
-
-    def _tensor(
-        self,
-        name: str,
-        shape: Shape,
-        dtype: np.dtype[Any],
-        scales: Sequence[float],
-        zero_point: int,
-        axis: int = 0,
-        buffer: int = 0,
-    ) -> int:
-        tensor = self.schema.TensorT()
-        tensor.name, tensor.shape, tensor.buffer = name, list(shape), buffer
-        tensor.type = getattr(self.schema.TensorType, dtype.name.upper())
-        if scales:
-            tensor.quantization = self.schema.QuantizationParametersT()
-            tensor.quantization.scale = list(scales)
-            tensor.quantization.zeroPoint = [zero_point] * len(scales)
-            tensor.quantization.quantizedDimension = axis
-        self._tensors.append(tensor)
-        return len(self._tensors) - 1
-
-    def _unique(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._taken.add(candidate)
-        return candidate
 
 
 def _scales(tensor: Tensor) -> tuple[float, ...]:
@@ -289,7 +133,7 @@ def _real_multipliers(graph: Graph, op: Op) -> Iterator[NDArray[np.float64]]:
         yield from (np.array(source / target) for source in sources)
 
 
-def _activation(writer: _Writer, clamp: Pair, params: QuantParams) -> int:
+def _activation(writer: Writer, clamp: Pair, params: QuantParams) -> int:
     """The fused activation that clamps so."""
     for name, ends in fused_activations(params).items():
         if ends == clamp:
@@ -315,7 +159,7 @@ def _padding_of(x: Shape, kernel: Pair, stride: Pair, padding: Padding) -> str |
     return None
 
 
-def _constants(writer: _Writer, op: Op, channel_axis: int) -> list[int]:
+def _constants(writer: Writer, op: Op, channel_axis: int) -> list[int]:
     x, weight, bias = writer.graph.inputs_of(op)
     assert weight.data is not None
     assert bias.data is not None
@@ -332,7 +176,7 @@ def _constants(writer: _Writer, op: Op, channel_axis: int) -> list[int]:
     ]
 
 
-def _convolution(writer: _Writer, op: Op, channel_axis: int, **options: Any) -> None:
+def _convolution(writer: Writer, op: Op, channel_axis: int, **options: Any) -> None:
     attributes = cast(Conv2d | DepthwiseConv2d, op.attributes)
     x, weight, _ = writer.graph.inputs_of(op)
     output = writer.graph.tensors[op.output]
@@ -361,16 +205,16 @@ def _convolution(writer: _Writer, op: Op, channel_axis: int, **options: Any) -> 
     )
 
 
-def _conv2d(writer: _Writer, op: Op) -> None:
+def _conv2d(writer: Writer, op: Op) -> None:
     _convolution(writer, op, 0)
 
 
-def _depthwise_conv2d(writer: _Writer, op: Op) -> None:
+def _depthwise_conv2d(writer: Writer, op: Op) -> None:
     x, weight, _ = writer.graph.inputs_of(op)
     _convolution(writer, op, 3, depthMultiplier=weight.shape[3] // x.shape[2])
 
 
-def _fully_connected(writer: _Writer, op: Op) -> None:
+def _fully_connected(writer: Writer, op: Op) -> None:
     output = writer.graph.tensors[op.output]
     ((_, requant),) = op.attributes.requants()
     activation = _activation(writer, _clamp_of(requant), output.params)
@@ -378,7 +222,7 @@ def _fully_connected(writer: _Writer, op: Op) -> None:
     writer.operator(op.kind, inputs, writer.activation(output), fusedActivationFunction=activation)
 
 
-def _pool(writer: _Writer, op: Op) -> None:
+def _pool(writer: Writer, op: Op) -> None:
     attributes = cast(Pool, op.attributes)
     (x,) = writer.graph.inputs_of(op)
     output = writer.graph.tensors[op.output]
@@ -399,7 +243,7 @@ def _pool(writer: _Writer, op: Op) -> None:
     )
 
 
-def _add(writer: _Writer, op: Op) -> None:
+def _add(writer: Writer, op: Op) -> None:
     attributes, output = cast(Add, op.attributes), writer.graph.tensors[op.output]
     if int(attributes.requant.shift[0]) > 0:  # the runtimes take it for an error
         raise ModelError("the inputs' scales are 2^19 times the output's or more")
@@ -413,7 +257,7 @@ def _refuse_clamp(requant: Requant) -> None:
         raise ModelError(f"clamp {list(_clamp_of(requant))} of an op that has no fused activation")
 
 
-def _mean(writer: _Writer, op: Op) -> None:
+def _mean(writer: Writer, op: Op) -> None:
     attributes = cast(Mean, op.attributes)
     _refuse_clamp(attributes.requant)
     inputs = [writer.number(op.inputs[0]), writer.integers(f"{op.name}/axes", (1, 2))]
@@ -421,7 +265,7 @@ def _mean(writer: _Writer, op: Op) -> None:
     writer.operator(op.kind, inputs, output, keepDims=attributes.keep_dims)
 
 
-def _concatenation(writer: _Writer, op: Op) -> None:
+def _concatenation(writer: Writer, op: Op) -> None:
     """Inputs of other (S, Z) than the output's go through quantize: the operator itself only moves values."""
     attributes, output = cast(Concatenation, op.attributes), writer.graph.tensors[op.output]
     numbers = []
@@ -436,7 +280,7 @@ def _concatenation(writer: _Writer, op: Op) -> None:
     writer.operator(op.kind, numbers, writer.activation(output), axis=attributes.axis + 1)
 
 
-def _slice(writer: _Writer, op: Op) -> None:
+def _slice(writer: Writer, op: Op) -> None:
     attributes = cast(Slice, op.attributes)
     begin = writer.integers(f"{op.name}/begin", (0, *attributes.begin))
     size = writer.integers(f"{op.name}/size", (1, *attributes.size))
@@ -444,20 +288,20 @@ def _slice(writer: _Writer, op: Op) -> None:
     writer.operator(op.kind, [writer.number(op.inputs[0]), begin, size], output)
 
 
-def _pad(writer: _Writer, op: Op) -> None:
+def _pad(writer: Writer, op: Op) -> None:
     paddings = writer.integers(f"{op.name}/paddings", ((0, 0), *cast(Pad, op.attributes).paddings))
     output = writer.activation(writer.graph.tensors[op.output])
     writer.operator(op.kind, [writer.number(op.inputs[0]), paddings], output)
 
 
-def _reshape(writer: _Writer, op: Op) -> None:
+def _reshape(writer: Writer, op: Op) -> None:
     output = writer.graph.tensors[op.output]
     shape = (1, *output.shape)
     inputs = [writer.number(op.inputs[0]), writer.integers(f"{op.name}/shape", shape)]
     writer.operator(op.kind, inputs, writer.activation(output), newShape=list(shape))
 
 
-def _softmax(writer: _Writer, op: Op) -> None:
+def _softmax(writer: Writer, op: Op) -> None:
     attributes = cast(Softmax, op.attributes)
     (x,) = writer.graph.inputs_of(op)
     held = attributes.multiplier, attributes.left_shift
@@ -470,7 +314,7 @@ def _softmax(writer: _Writer, op: Op) -> None:
     raise ModelError("no float32 beta gives this multiplier and shift")
 
 
-_WRITE: dict[str, Callable[[_Writer, Op], None]] = {
+_WRITE: dict[str, Callable[[Writer, Op], None]] = {
     "conv2d": _conv2d,
     "depthwise_conv2d": _depthwise_conv2d,
     "fully_connected": _fully_connected,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.export import tflite
+from deploy.export.tflite_file import OPERATORS
 from deploy.importers.tflite_operators import READERS
 from deploy.ops.registry import OPS
 from kws.arithmetic.fixedpoint import ROUNDING_RULES
@@ -22,7 +22,7 @@ def test_every_op_and_rule_is_in_the_tables() -> None:
     for title in ("TensorFlow Lite, out", "ONNX, out"):
         section = _section(title)
         assert [kind for kind in OPS if kind not in section] == []
-    written = {operator for operator, _, _ in tflite.OPERATORS.values()}
+    written = {operator for operator, _, _ in OPERATORS.values()}
     assert [name for name in written if name not in _section("TensorFlow Lite, out")] == []
     assert [name for name in READERS if name not in _section("TensorFlow Lite, in")] == []
     assert [rule for rule in ROUNDING_RULES if f"| `{rule}` |" not in _section("TensorFlow Lite, out")] == []

@@ -21,7 +21,7 @@ test: $(INSTALLED)
 test-mcu: $(INSTALLED)
 	$(BIN)/python -m tests.mcu.run
 
-# Hostile model files and sound files, SECONDS for each of the two; prints how many it tried, fails on a crash.
+# Hostile model files, sound files and TensorFlow Lite files, SECONDS for each; prints how many it tried, fails on a crash.
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 

@@ -200,7 +200,7 @@ class GraphBuilder:
     ) -> str:
         """Average pool in the (S, Z) of its input; `stride` None means the kernel."""
         pool = AveragePool(kernel, stride or kernel, padding, activation_min, activation_max)
-        return self._add_op(name, (x,), pool, self._params(x))
+        return self._add_op(name, (x,), pool, self.params(x))
 
     def max_pool(
         self,
@@ -215,19 +215,19 @@ class GraphBuilder:
     ) -> str:
         """Max pool in the (S, Z) of its input; `stride` None means the kernel."""
         pool = MaxPool(kernel, stride or kernel, padding, activation_min, activation_max)
-        return self._add_op(name, (x,), pool, self._params(x))
+        return self._add_op(name, (x,), pool, self.params(x))
 
     def mean(self, x: str, name: str, *, output: QuantParams | None = None, keep_dims: bool = False) -> str:
         """Mean over H and W: (H, W, C) -> (C,), or (1, 1, C); `output` None keeps the (S, Z) of the input."""
-        target = output or self._params(x)
-        multiplier = mean_multiplier(self._params(x).scale, target.scale)
+        target = output or self.params(x)
+        multiplier = mean_multiplier(self.params(x).scale, target.scale)
         return self._add_op(name, (x,), Mean(keep_dims, self._requant(multiplier, target)), target)
 
     def add(
         self, a: str, b: str, name: str, *, output: QuantParams, activation_min: int = -128, activation_max: int = 127
     ) -> str:
         """Sum of two tensors of one shape."""
-        pairs = add_multipliers(self._params(a).scale, self._params(b).scale, output.scale)
+        pairs = add_multipliers(self.params(a).scale, self.params(b).scale, output.scale)
         wide = (-INT32_MAX, INT32_MAX)
         requant_a, requant_b = (Requant(*pair, 0, *wide, self._rounding) for pair in pairs[:2])
         requant = self._requant(pairs[2], output, (activation_min, activation_max))
@@ -235,27 +235,27 @@ class GraphBuilder:
 
     def concatenation(self, xs: Sequence[str], name: str, *, axis: int, output: QuantParams | None = None) -> str:
         """Inputs side by side along `axis` (without the batch axis); `output` None keeps the (S, Z) of the first."""
-        target = output or self._params(xs[0])
+        target = output or self.params(xs[0])
         requants = tuple(
-            self._requant(concatenation_multipliers(self._params(x).scale, target.scale), target) for x in xs
+            self._requant(concatenation_multipliers(self.params(x).scale, target.scale), target) for x in xs
         )
         return self._add_op(name, tuple(xs), Concatenation(axis, requants), target)
 
     def slice(self, x: str, name: str, *, begin: Shape, size: Shape) -> str:
         """A block of the input."""
-        return self._add_op(name, (x,), Slice(begin, size), self._params(x))
+        return self._add_op(name, (x,), Slice(begin, size), self.params(x))
 
     def pad(self, x: str, name: str, *, paddings: Sequence[Pair]) -> str:
         """A border of Z, the real number 0."""
-        return self._add_op(name, (x,), Pad(tuple(paddings)), self._params(x))
+        return self._add_op(name, (x,), Pad(tuple(paddings)), self.params(x))
 
     def reshape(self, x: str, name: str, *, shape: Shape) -> str:
         """The same values under another shape."""
-        return self._add_op(name, (x,), Reshape(tuple(shape)), self._params(x))
+        return self._add_op(name, (x,), Reshape(tuple(shape)), self.params(x))
 
     def softmax(self, x: str, name: str, *, beta: float = 1.0) -> str:
         """Integer softmax over the last axis; its output has S = 1/256, Z = -128."""
-        multiplier, left_shift = softmax_multiplier(self._params(x).scale, beta)
+        multiplier, left_shift = softmax_multiplier(self.params(x).scale, beta)
         return self._add_op(name, (x,), Softmax(multiplier, left_shift), SOFTMAX_OUTPUT)
 
     def finish(self, output: str) -> Graph:
@@ -266,10 +266,18 @@ class GraphBuilder:
         graph.check()
         return graph
 
-    def _params(self, name: str) -> QuantParams:
+    def shape(self, name: str) -> Shape:
+        """The shape of a tensor that has been added."""
+        return self._tensor(name).shape
+
+    def params(self, name: str) -> QuantParams:
+        """The (S, Z) of a tensor that has been added."""
+        return self._tensor(name).params
+
+    def _tensor(self, name: str) -> Tensor:
         if name not in self._tensors:
             raise ModelError(f"there is no tensor '{name}'")
-        return self._tensors[name].params
+        return self._tensors[name]
 
     def _add_tensor(self, tensor: Tensor) -> str:
         if tensor.name in self._tensors:
@@ -304,7 +312,7 @@ class GraphBuilder:
             what = f"weight is {weight.dtype} and bias {values.dtype}, not int8 and int32"
             raise ModelError(what, where=f"op '{name}'")
         weight_tensor = Tensor(f"{name}/weight", weight.shape, "int8", scale, weight_zero_point, weight)
-        bias_tensor = Tensor(f"{name}/bias", values.shape, "int32", bias_scale(self._params(x).scale, scale), 0, values)
+        bias_tensor = Tensor(f"{name}/bias", values.shape, "int32", bias_scale(self.params(x).scale, scale), 0, values)
         return self._add_tensor(weight_tensor), self._add_tensor(bias_tensor)
 
     def _affine_requant(
@@ -315,7 +323,7 @@ class GraphBuilder:
         per_tensor = isinstance(weight_scale, float)
         try:
             multiplier = affine_multipliers(
-                self._params(x).scale, weight_scale, output.scale, product_in_float32=product_in_float32 and per_tensor
+                self.params(x).scale, weight_scale, output.scale, product_in_float32=product_in_float32 and per_tensor
             )
         except QuantError as error:
             raise QuantError(error.what, where=f"op '{name}'", hint=error.hint) from None

@@ -295,13 +295,16 @@ class Trace:
 
 
 class Detector:
-    """Finds the keywords of a model in recordings. `detection` replaces the model's own settings."""
+    """Finds the keywords of a model in recordings. `detection` replaces the model's own settings.
+
+    ModelError for a model without a front-end.
+    """
 
     def __init__(self, model: Model, detection: DetectionConfig | None = None) -> None:
         self.model = model
-        self.detection = model.detection if detection is None else detection
-        self.detection.check(model.labels, model.frontend)
-        self._frontend = model.frontend
+        self.frontend, own = model.hearing()
+        self.detection = own if detection is None else detection
+        self.detection.check(model.labels, self.frontend)
         self._graph = model.graph
 
     def detect(self, source: str | Path | NDArray[Any]) -> list[Event]:
@@ -314,14 +317,14 @@ class Detector:
     def trace(self, source: str | Path | NDArray[Any]) -> Trace:
         """The posteriors of every window of such a source. Errors as in `detect`."""
         if isinstance(source, str | Path):
-            source = read_audio(source, dtype="int16", sample_rate=self._frontend.sample_rate)
+            source = read_audio(source, dtype="int16", sample_rate=self.frontend.sample_rate)
         elif not isinstance(source, np.ndarray):
             what = f"a {type(source).__name__} is neither a path nor a NumPy array of samples"
             raise UsageError(what, hint="numpy.array(samples, numpy.float32)")
         if source.ndim != 1 or len(source) == 0:
             raise AudioError(f"samples of shape {source.shape} are not one channel of at least one sample")
-        windows = Windows(source, self._frontend, self._graph, self.detection.hop)
-        return Trace(windows, self._posteriors(windows), len(source) / self._frontend.sample_rate)
+        windows = Windows(source, self.frontend, self._graph, self.detection.hop)
+        return Trace(windows, self._posteriors(windows), len(source) / self.frontend.sample_rate)
 
     def stream_plan(self, windows: int = 1) -> StreamPlan | None:
         """How the network streams, `windows` outputs a step; None where it cannot, or where `hop` is no multiple of its
@@ -367,15 +370,15 @@ class Detector:
     def event(self, firing: Firing, windows: Windows | Stream, seconds: float) -> Event:
         """The event of a firing: its word is located in `windows`, at most `seconds` into the recording."""
         hop = self.detection.hop
-        window = min(firing.window, firing.centre + max(1, round(_frames(_AFTER, self._frontend) / hop)))
+        window = min(firing.window, firing.centre + max(1, round(_frames(_AFTER, self.frontend) / hop)))
         age = (window - firing.centre) * hop
-        first, last = locate(windows.take(window, window + 1)[0], age, self._frontend)
+        first, last = locate(windows.take(window, window + 1)[0], age, self.frontend)
         offset = windows.first_frame(window)
         start, end = (min(max(0.0, self._edge(offset + frame)), seconds) for frame in (first, last + 1))
         return Event(self.model.labels[firing.keyword], start, end, firing.peak / POSTERIOR_MAX)
 
     def _edge(self, frame: int) -> float:
         """The second between frames `frame` - 1 and `frame`, half way between their centres."""
-        hop_length = self._frontend.hop_length
-        samples = frame * hop_length + (self._frontend.frame_length - hop_length) / 2
-        return float(samples / self._frontend.sample_rate)
+        hop_length = self.frontend.hop_length
+        samples = frame * hop_length + (self.frontend.frame_length - hop_length) / 2
+        return float(samples / self.frontend.sample_rate)

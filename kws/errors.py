@@ -45,3 +45,12 @@ class ModelError(KwsError):
 
 class MissingExtraError(KwsError):
     """A feature whose optional packages are not installed; the hint names the extra."""
+
+
+MAX_LINE = 300
+
+
+def printable(text: str) -> str:
+    """What a stranger's file made a message say: cut to a length, control characters as escapes."""
+    cut = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

@@ -115,6 +115,7 @@ def evaluate(
     missing = {SILENCE, UNKNOWN} - set(model.labels)
     if missing:
         raise ModelError(f"has no label {', '.join(sorted(missing))}: it cannot be evaluated", where="labels")
+    model.hearing()
     clips = [clip for clip in scan_folder(Path(data)) if split in (clip.split, ALL)]
     if not clips:
         raise DataError(f"no {split} clips", where=data, hint="--split all takes every clip")
@@ -139,9 +140,10 @@ def _count(
     confusion: NDArray[np.int64],
     non_keywords: dict[str, tuple[int, int]],
 ) -> None:
-    clip_length = model.frontend.clip_samples
+    frontend, detection = model.hearing()
+    clip_length = frontend.clip_samples
     logits = model.logits(np.stack([clip_samples(recordings[i], clip_length) for i in range(len(recordings))]))
-    accepted = model.detection.accepts(posteriors_of(model.graph, logits))
+    accepted = detection.accepts(posteriors_of(model.graph, logits))
     keywords = keywords_of(model.labels)
     for clip, values, fires in zip(recordings.clips, logits, accepted, strict=True):
         known = clip.word in keywords or clip.word == SILENCE

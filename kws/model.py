@@ -31,13 +31,13 @@ from features.frontend import input_features
 from features.quantize import clip_samples
 from features.tables import mel_weights
 from kws.detector import DetectionConfig, Detector, Event
-from kws.errors import KwsError, ModelError, UsageError
+from kws.errors import KwsError, ModelError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 2
-"""2: `frontend.arithmetic`, which was always "float" before."""
+"""2: `frontend.arithmetic`, which was always "float" before, and models without a front-end."""
 SUFFIX = ".kws"
 RUN_FILE = "model.kws"
 SHIPPED = Path(__file__).parent / "models"
@@ -46,7 +46,6 @@ MAX_FILE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 4 << 20
 MAX_LABELS = 256
 MAX_NESTING = 64
-MAX_LINE = 300
 _DTYPES = ("I8", "I32", "F32")
 _FIELDS = ("version", "graph", "frontend", "labels", "detection", "provenance")
 
@@ -55,15 +54,18 @@ _FIELDS = ("version", "graph", "frontend", "labels", "detection", "provenance")
 class Model:
     """A detector: the integer graph, what its input is made of, what its outputs mean, and when to fire.
 
+    `frontend` and `detection` are both None in a network that others made of features that are not ours: it runs, is
+    exported and profiled, and hears no sound.
+
     `labels` are the keywords in training order, then ``_silence_`` and ``_unknown_``. `provenance` says where the model
     comes from, in values fit for JSON: data hashes, command, git revision, metrics. `engine`, one of
     `deploy.engine.ENGINES`, runs the graph; it is not in the file.
     """
 
     graph: Graph
-    frontend: FrontendConfig
+    frontend: FrontendConfig | None
     labels: tuple[str, ...]
-    detection: DetectionConfig
+    detection: DetectionConfig | None
     provenance: dict[str, Any] = field(default_factory=dict)
     engine: str = "native"
 
@@ -75,7 +77,9 @@ class Model:
         for index, label in enumerate(self.labels):
             if not (1 <= len(label) <= 64 and label.isprintable() and label == label.strip()):
                 raise ModelError("is not 1 to 64 printable characters", where=f"labels[{index}]")
-        if self.graph.input_shape != self.frontend.input_shape:
+        if (self.frontend is None) != (self.detection is None):
+            raise ModelError("is there without the other of front-end and detection", where="detection")
+        if self.frontend is not None and self.graph.input_shape != self.frontend.input_shape:
             what = f"input shape {self.graph.input_shape} is not the front-end's {self.frontend.input_shape}"
             raise ModelError(what, where="graph.input")
         if self.graph.output_shape != (len(self.labels),):
@@ -84,8 +88,16 @@ class Model:
         _ = self.graph.input_params  # has a scale
         if self.graph.ops[-1].kind != "softmax":
             softmax_multiplier(self.graph.output_params.scale)
-        mel_weights(self.frontend)  # every band holds a bin
-        self.detection.check(self.labels, self.frontend)
+        if self.frontend is not None and self.detection is not None:
+            mel_weights(self.frontend)  # every band holds a bin
+            self.detection.check(self.labels, self.frontend)
+
+    def hearing(self) -> tuple[FrontendConfig, DetectionConfig]:
+        """What it takes to hear: front-end and detection. ModelError for a model that has none."""
+        if self.frontend is None or self.detection is None:
+            what = "is none: this model takes features, not sound"
+            raise ModelError(what, where="front-end", hint="kws import --preset P, where one of ours made its features")
+        return self.frontend, self.detection
 
     def save(self, path: str | Path) -> None:
         """Write the file at once or not at all. ModelError for a model that `load` would refuse."""
@@ -98,9 +110,9 @@ class Model:
         values = {
             "version": VERSION,
             "graph": graph,
-            "frontend": self.frontend.to_dict(),
+            "frontend": None if self.frontend is None else self.frontend.to_dict(),
             "labels": list(self.labels),
-            "detection": self.detection.to_dict(),
+            "detection": None if self.detection is None else self.detection.to_dict(),
             "provenance": self.provenance,
         }
         try:
@@ -119,8 +131,8 @@ class Model:
         try:
             return cls._read(data)
         except KwsError as error:
-            where = None if error.where is None else _printable(error.where)
-            raise ModelError(_printable(error.what), where=where, hint=error.hint) from None
+            where = None if error.where is None else printable(error.where)
+            raise ModelError(printable(error.what), where=where, hint=error.hint) from None
 
     @classmethod
     def _read(cls, data: bytes) -> Model:
@@ -135,11 +147,12 @@ class Model:
         _, graph, frontend, labels, detection, provenance = found
         if not isinstance(provenance, dict):
             raise ModelError("is not an object", where="provenance")
+        deaf = version > 1 and frontend is None and detection is None
         model = cls(
             graph_from_dict(graph, arrays),
-            _frontend({"arithmetic": "float", **frontend} if version == 1 and isinstance(frontend, dict) else frontend),
+            None if deaf else _frontend(_of_version(frontend, version)),
             tuple(string(label, where) for label, where in items_of(labels, "labels", MAX_LABELS)),
-            DetectionConfig.from_dict(detection),
+            None if deaf else DetectionConfig.from_dict(detection),
             provenance,
         )
         model.check()
@@ -164,13 +177,14 @@ class Model:
 
         A clip is padded with zeros, or cut at both ends, to the length that the front-end sees.
         """
+        frontend, _ = self.hearing()
         batch = np.atleast_2d(samples)
         if batch.ndim != 2:
             raise UsageError(f"samples of shape {batch.shape} are neither (n,) nor (B, n)")
-        clips = np.empty((len(batch), self.frontend.clip_samples), batch.dtype)
+        clips = np.empty((len(batch), frontend.clip_samples), batch.dtype)
         for clip, samples_of_clip in zip(clips, batch, strict=True):
             clip[:] = clip_samples(samples_of_clip, len(clip))
-        q = input_features(clips, self.frontend, self.graph.input_params)
+        q = input_features(clips, frontend, self.graph.input_params)
         return self.run(q[..., None])
 
     def run(self, x: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -230,6 +244,11 @@ def _parse(data: bytes) -> tuple[object, Mapping[str, NDArray[Any]]]:
     return _json(metadata["kws"], "metadata"), arrays
 
 
+def _of_version(frontend: object, version: int) -> object:
+    """The front-end of a file with the field that version 1 did not have."""
+    return {"arithmetic": "float", **frontend} if version == 1 and isinstance(frontend, dict) else frontend
+
+
 def _frontend(values: object) -> FrontendConfig:
     try:
         return FrontendConfig.from_dict(values)
@@ -264,12 +283,6 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
-
-
-def _printable(text: str) -> str:
-    """What a stranger's file made a message say: cut to a length, control characters as escapes."""
-    cut = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -42,28 +42,29 @@ def plot_detection(
     wave, image, curves = figure.subplots(3, 1, sharex=True)
     figure.suptitle(title)
     pixels = round(width * _DPI)
-    draw_waveform(wave, samples, model.frontend.sample_rate, pixels, color="0.4")
+    draw_waveform(wave, samples, detector.frontend.sample_rate, pixels, color="0.4")
     wave.set(ylabel="waveform", xlim=(0, trace.seconds))
-    _features(image, samples, model, 2 * pixels)
+    _features(image, samples, detector, 2 * pixels)
     _posteriors(curves, detector, trace)
     _events(wave, curves, model, events)
     with rc_context({"agg.path.chunksize": 2000}):  # of points: what Agg holds while it draws a line grows with them
         figure.savefig(out, dpi=_DPI, format="png")
 
 
-def _features(axes: Any, samples: NDArray[Any], model: Model, most: int) -> None:
+def _features(axes: Any, samples: NDArray[Any], detector: Detector, most: int) -> None:
     """What the network sees, in integers; for a front-end that normalizes each clip, the whole recording at once."""
-    q = recording_features(samples, model.frontend, model.graph.input_params)
+    frontend = detector.frontend
+    q = recording_features(samples, frontend, detector.model.graph.input_params)
     if len(q):
-        seconds = len(q) * model.frontend.hop_length / model.frontend.sample_rate
+        seconds = len(q) * frontend.hop_length / frontend.sample_rate
         extent = (0, seconds, -0.5, q.shape[1] - 0.5)
         axes.imshow(at_most(q, most).T, origin="lower", aspect="auto", interpolation="nearest", extent=extent)
-    axes.set(ylabel="mel band" if model.frontend.kind == "mfb" else "coefficient")
+    axes.set(ylabel="mel band" if frontend.kind == "mfb" else "coefficient")
 
 
 def _posteriors(axes: Any, detector: Detector, trace: Trace) -> None:
     config = detector.detection
-    frontend = detector.model.frontend
+    frontend = detector.frontend
     hop_seconds = config.hop * frontend.hop_length / frontend.sample_rate
     middles = (
         trace.windows.ends() - (frontend.clip_samples / frontend.sample_rate + (config.smoothing - 1) * hop_seconds) / 2

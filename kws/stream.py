@@ -28,23 +28,23 @@ class Stream:
     """
 
     def __init__(self, detector: Detector) -> None:
-        model = detector.model
-        if model.frontend.normalize != "none":
+        model, frontend = detector.model, detector.frontend
+        if frontend.normalize != "none":
             raise UsageError(
                 "the model's front-end divides each clip by its peak, so it needs the whole clip and has no stream",
                 hint="kws infer runs it window by window",
             )
-        self._detector, self._model, self._frontend = detector, model, model.frontend
+        self._detector, self._model, self._frontend = detector, model, frontend
         self._hop = detector.detection.hop
         self._decider = Decider(detector.detection)
         self._plan = detector.stream_plan()
         self._network = engines.stream(self._plan, model.engine) if self._plan else None
         self._dropped = 0  # outputs of the network before the first window's
         self._logits = np.empty((0, len(model.labels)), np.int8)  # of windows that are not complete yet
-        self._waiting = np.empty((0, model.frontend.n_features), np.int8)  # frames for the network's next step
-        dtype = np.int16 if model.frontend.arithmetic == "fixed" else np.float64
-        self._samples = np.zeros(silence_before(model.frontend, self._hop) * model.frontend.hop_length, dtype)
-        self._frames = np.empty((0, model.frontend.n_features), np.int8)
+        self._waiting = np.empty((0, frontend.n_features), np.int8)  # frames for the network's next step
+        dtype = np.int16 if frontend.arithmetic == "fixed" else np.float64
+        self._samples = np.zeros(silence_before(frontend, self._hop) * frontend.hop_length, dtype)
+        self._frames = np.empty((0, frontend.n_features), np.int8)
         self._first = 0  # the frame of the stream, its silence included, that is self._frames[0]
         self._window = 0  # the next to be decided
         self._n_samples = 0

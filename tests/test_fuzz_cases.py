@@ -28,12 +28,12 @@ from features.audio import read_audio
 from kws.arithmetic.quant import QuantParams
 from kws.errors import AudioError, KwsError, ModelError
 from kws.model import MAX_NESTING, Model
-from tests.fuzz import fuzz_audio, fuzz_model
+from tests.fuzz import fuzz_audio, fuzz_model, fuzz_tflite
 from tests.fuzz.common import MAX_LINE
 from tests.fuzz.random_model import random_model
 
 CORPUS = Path(__file__).parent / "fuzz" / "corpus"
-TARGETS = {"model": fuzz_model, "audio": fuzz_audio}
+TARGETS = {"model": fuzz_model, "audio": fuzz_audio, "tflite": fuzz_tflite}
 SEEDS = sorted(CORPUS.glob("*/*"))
 FILE = (CORPUS / "model" / "every_op.kws").read_bytes()
 VALUES = json.loads(json.loads(FILE[8 : 8 + int.from_bytes(FILE[:8], "little")])["__metadata__"]["kws"])
@@ -54,7 +54,7 @@ def test_seeds_load_unless_their_name_says_bad(path: Path) -> None:
 
 def test_the_seeds_are_those_that_the_script_names() -> None:
     names = {path.relative_to(CORPUS).as_posix() for path in SEEDS}
-    assert {"model/every_op.kws", "model/no_scales.kws", "model/bad_cut_short.kws"} <= names
+    assert {"model/every_op.kws", "model/no_scales.kws", "model/bad_cut_short.kws", "tflite/every_op.tflite"} <= names
     for part in ("flac", "ogg_vorbis", "ogg_opus", "mp3", "aiff", "wav_float", "caf_alac", "bad_nan", "stereo_44100"):
         assert any(name.startswith(f"audio/{part}") for name in names), part
     assert sum(path.stat().st_size for path in SEEDS) < 64_000

@@ -123,3 +123,17 @@ def test_without_a_compiler_numpy_finds_the_same(installed: Path, tmp_path: Path
     slow = start(*infer, cwd=tmp_path, PYTHONPATH=str(target))
     assert slow.stdout == run(*infer, cwd=tmp_path)
     assert slow.stderr.count("kws: the native engine was not built") == 1
+
+
+def test_wheel_imports_models_of_others_and_names_the_extra_that_an_export_needs(
+    installed: Path, tmp_path: Path
+) -> None:
+    file = ROOT / "tests" / "fuzz" / "corpus" / "tflite" / "small.tflite"
+    assert "wrote m.kws" in run(installed / "kws", "import", file, "--out", "m.kws", cwd=tmp_path)
+    for to, needs in (("tflite", "TensorFlow Lite export needs"), ("onnx", "ONNX export needs")):
+        command = [str(installed / "kws"), "export", "--model", "m.kws", "--to", to, "--out", "x"]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"kws: {needs}")
+        assert result.stderr.endswith(f"(pip install 'integer-kws[{to}]')\n")
+        assert result.stderr.count("\n") == 1

@@ -59,7 +59,7 @@ class Sizes:
 
 def export(
     graph: Graph,
-    frontend: FrontendConfig,
+    frontend: FrontendConfig | None,
     labels: Sequence[str],
     folder: Path,
     *,
@@ -146,7 +146,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _files(
-    graph: Graph, program: Program, frontend: FrontendConfig, labels: Sequence[str], name: str, provenance: Any
+    graph: Graph, program: Program, frontend: FrontendConfig | None, labels: Sequence[str], name: str, provenance: Any
 ) -> tuple[dict[str, str], Sizes]:
     """Text by path, without the manifest, and what it costs."""
     tables = _Tables(f"{name}_nn_")
@@ -172,7 +172,8 @@ def _files(
         "golden": "\n".join(f"    {{\n{_rows(map(str, row), '        ')}\n    }}," for row in golden.tolist()),
         "alignment_slack": ALIGNMENT - 1, "column": program.column, "macs": f"{graph.check().macs:,}",
         "layers": ", ".join(f"{op.name} ({op.kind})" for op in graph.ops),
-        "frontend": json.dumps(frontend.to_dict(), indent=2), "provenance": json.dumps(provenance, indent=2),
+        "frontend": json.dumps(None if frontend is None else frontend.to_dict(), indent=2),
+        "provenance": json.dumps(provenance, indent=2),
         **{size.name: getattr(sizes, size.name) for size in fields(sizes)},
     }  # fmt: skip
     templates = {path.relative_to(_TEMPLATES).as_posix(): path for path in _TEMPLATES.rglob("*") if path.is_file()}

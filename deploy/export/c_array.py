@@ -24,21 +24,21 @@ _LINE = 110
 _TYPES = {"int8": "int8_t", "int32": "int32_t", "int16": "int16_t", "float32": "float"}
 
 
-def export(graph: Graph, frontend: FrontendConfig, labels: Sequence[str], *, name: str = "kws_model") -> str:
+def export(graph: Graph, frontend: FrontendConfig | None, labels: Sequence[str], *, name: str = "kws_model") -> str:
     """The text of the header; `name` begins every identifier and, in capitals, every macro.
 
     real = scale * (q - zero_point). Weights are OHWI, 1HWC or OI, activations HWC. A multiplier and its shift stand for
     M = multiplier * 2^(shift - 31). UsageError when `name` is no C identifier.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
-        raise UsageError(f"{name!r} is no C identifier", hint="a letter, then letters, digits and underscores")
+    check_identifier(name)
     writer = _Writer(name)
     writer.section("Labels, in the order of the outputs")
     writer.macro("N_LABELS", len(labels))
     writer.line(f"static const char *const {name}_labels[{len(labels)}] = {{")
     writer.values(c_string(label) for label in labels)
     writer.line("};")
-    _write_frontend(writer, frontend)
+    if frontend is not None:
+        _write_frontend(writer, frontend)
     writer.section(f"Network: every requantization rounds by the rule '{graph.rounding}'")
     for role, tensor in (("INPUT", graph.tensors[graph.input]), ("OUTPUT", graph.tensors[graph.output])):
         writer.macro(f"{role}_SHAPE", _initializer(tensor.shape))
@@ -47,6 +47,12 @@ def export(graph: Graph, frontend: FrontendConfig, labels: Sequence[str], *, nam
     for op in graph.ops:
         _write_op(writer, graph, op)
     return writer.text()
+
+
+def check_identifier(name: str) -> None:
+    """UsageError where C takes `name` for no identifier."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
+        raise UsageError(f"{name!r} is no C identifier", hint="a letter, then letters, digits and underscores")
 
 
 class _Writer:

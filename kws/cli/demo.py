@@ -88,13 +88,14 @@ def _compare(model: Model, corpus: Path) -> bool:
     from training.dataset import load, scan_folder
 
     clips = load([clip for clip in scan_folder(corpus) if clip.split != "training"]).recordings
-    samples = np.stack([clip_samples(clips[i], model.frontend.clip_samples) for i in range(len(clips))])
+    frontend, _ = model.hearing()
+    samples = np.stack([clip_samples(clips[i], frontend.clip_samples) for i in range(len(clips))])
     labels = np.array([_label(model, clip.word) for clip in clips.clips])
-    values = features(samples, model.frontend)
+    values = features(samples, frontend)
     network = qat.load(RUN / "fake_quantized.pt")
     agreements = compare_network(network, model.graph, values, labels)
     click.echo(f"int8 logits of {len(clips)} clips, by rounding rule of the integers:\n{_agreements(agreements)}\n")
-    q = input_features(samples, model.frontend, model.graph.input_params)[..., None]
+    q = input_features(samples, frontend, model.graph.input_params)[..., None]
     ops = compare_ops(FakeQuantizedOps(network, model.graph).run_op, model.graph, q)
     different, total = sum(op.n_different for op in ops), sum(op.n_values for op in ops)
     unexplained = sum(op.n_unexplained for op in ops)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kws.cli.common import PATH, ROUNDING_RULES, load_model, model_option
+from kws.errors import UsageError
 
 if TYPE_CHECKING:
     from deploy.graph import Graph
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 @model_option
 @click.option(
     "--to",
-    type=click.Choice(["c", "c-array"]),
+    type=click.Choice(["c", "c-array", "tflite", "tflite-array", "onnx"]),
     required=True,
-    help="c: a folder of C99 that runs the model; c-array: a C header with all numbers.",
+    help="c: a folder of C99 that runs the model; c-array: a C header of its numbers; tflite, onnx: a file of that "
+    "format; tflite-array: its bytes as a C header.",
 )
 @click.option("--out", type=PATH, required=True, help="The file to write; of c, the folder.")
-@click.option("--name", help="What C names begin with.  [default: the model's name; kws_model for c-array]")
+@click.option("--name", help="What C names begin with.  [default: the model's name; kws_model for arrays]")
 @click.option(
     "--rounding", type=click.Choice(ROUNDING_RULES), help="Export under this rounding rule instead of the model's own."
 )
@@ -42,7 +44,8 @@ def export(model: str, to: str, out: Path, name: str | None, rounding: str | Non
         )
         graph = graph.with_rounding(rounding)
         graph.check()
-    {"c": _c, "c-array": _c_array}[to](loaded, graph, model, out, name)
+    writers = {"c": _c, "c-array": _c_array, "tflite": _tflite, "tflite-array": _tflite_array, "onnx": _onnx}
+    writers[to](loaded, graph, model, out, name)
     click.echo(f"wrote {out}")
 
 
@@ -60,10 +63,43 @@ def _c(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> 
 
 def _c_array(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
     from deploy.export import c_array
+
+    _write(out, c_array.export(graph, loaded.frontend, loaded.labels, name=name or "kws_model").encode())
+
+
+def _tflite(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
+    from deploy.export import tflite
+
+    _refuse_name(name)
+    _write(out, tflite.export(graph, loaded.labels, loaded.frontend))
+    click.echo(f"rounding '{graph.rounding}': {tflite.RUNTIMES[graph.rounding]}")
+
+
+def _tflite_array(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
+    from deploy.export import tflite
+
+    data = tflite.export(graph, loaded.labels, loaded.frontend)
+    _write(out, tflite.c_header(data, name or "kws_model").encode())
+    click.echo(f"{len(data):,} bytes; rounding '{graph.rounding}': {tflite.RUNTIMES[graph.rounding]}")
+
+
+def _onnx(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
+    from deploy.export import onnx
+
+    _refuse_name(name)
+    _write(out, onnx.export(graph, loaded.labels, loaded.frontend))
+    click.echo(f"rounding '{graph.rounding}': {onnx.RUNTIMES[graph.rounding]}")
+
+
+def _refuse_name(name: str | None) -> None:
+    if name is not None:
+        raise UsageError("--name is for C", hint="tensors keep the names that they have")
+
+
+def _write(out: Path, data: bytes) -> None:
     from kws.model import write_atomically
 
-    text = c_array.export(graph, loaded.frontend, loaded.labels, name=name or "kws_model")
     if out.is_symlink() or (out.exists() and not out.is_file()):  # such as /dev/stdout, which is no file to replace
-        out.write_text(text, encoding="utf-8")
+        out.write_bytes(data)
     else:
-        write_atomically(out, text.encode())
+        write_atomically(out, data)

@@ -44,7 +44,7 @@ def features(
     from kws.arithmetic.quant import choose_params
 
     loaded = load_model(model) if model else None
-    config = loaded.frontend if loaded else get_preset(preset or "mfb40")
+    config = loaded.hearing()[0] if loaded else get_preset(preset or "mfb40")
     notes: list[str] = []
     samples = read_audio(file, sample_rate=config.sample_rate, notes=notes)
     for note in notes if verbose else []:

@@ -96,7 +96,7 @@ def _listen(detector: Detector, path: Path, picture: Path | None, verbose: bool)
     from features.audio import read_audio
 
     notes: list[str] = []
-    samples = read_audio(path, dtype="int16", sample_rate=detector.model.frontend.sample_rate, notes=notes)
+    samples = read_audio(path, dtype="int16", sample_rate=detector.frontend.sample_rate, notes=notes)
     trace = detector.trace(samples)
     events = detector.decide(trace)
     if picture is not None:

@@ -37,24 +37,33 @@ def inspect(model: str) -> None:
 
 def summary(model: Model) -> list[str]:
     """One line a fact about everything but the layers."""
-    frontend, detection, graph = model.frontend, model.detection, model.graph
+    graph = model.graph
     report = graph.check()
-    ms = 1000 / frontend.sample_rate
-    kind = f"{frontend.n_mels} mel bands" + (f", {frontend.n_mfcc} MFCC" if frontend.kind == "mfcc" else "")
-    hop_ms = detection.hop * frontend.hop_length * ms
-    limits = " ".join(f"{t}/{r}" for t, r in zip(detection.thresholds, detection.releases, strict=True))
+    params = graph.input_params
+    domain = f"{_shape(graph.input_shape)} int8, S = {params.scale:.6g}, Z = {params.zero_point}"
     lines = [
         f"labels      {' '.join(model.labels)}",
-        f"front-end   {kind}, {frontend.fmin:g} to {frontend.fmax:g} Hz, {frontend.frame_length * ms:g} ms every "
-        f"{frontend.hop_length * ms:g} ms, FFT {frontend.n_fft}, normalize {frontend.normalize}",
-        f"input       {_shape(graph.input_shape)} int8, S = {graph.input_params.scale:.6g}, "
-        f"Z = {graph.input_params.zero_point}; {frontend.clip_samples * ms:g} ms",
-        f"detection   every {hop_ms:g} ms, sums of {detection.smoothing} posteriors of 0..255, "
-        f"refractory {detection.refractory * hop_ms:g} ms; threshold/release {limits}",
+        *(["front-end   none", f"input       {domain}"] if model.frontend is None else _hearing(model, domain)),
         f"rounding    {graph.rounding}",
         f"cost        {report.macs:,} MACs a window, {report.weight_bytes:,} bytes of weights and biases",
     ]
     return lines + [f"{key:<11} {_short(value)}" for key, value in model.provenance.items()]
+
+
+def _hearing(model: Model, domain: str) -> list[str]:
+    """The lines of a model that hears; `domain` is its input's."""
+    frontend, detection = model.hearing()
+    ms = 1000 / frontend.sample_rate
+    kind = f"{frontend.n_mels} mel bands" + (f", {frontend.n_mfcc} MFCC" if frontend.kind == "mfcc" else "")
+    hop_ms = detection.hop * frontend.hop_length * ms
+    limits = " ".join(f"{t}/{r}" for t, r in zip(detection.thresholds, detection.releases, strict=True))
+    return [
+        f"front-end   {kind}, {frontend.fmin:g} to {frontend.fmax:g} Hz, {frontend.frame_length * ms:g} ms every "
+        f"{frontend.hop_length * ms:g} ms, FFT {frontend.n_fft}, normalize {frontend.normalize}",
+        f"input       {domain}; {frontend.clip_samples * ms:g} ms",
+        f"detection   every {hop_ms:g} ms, sums of {detection.smoothing} posteriors of 0..255, "
+        f"refractory {detection.refractory * hop_ms:g} ms; threshold/release {limits}",
+    ]
 
 
 def layers(graph: Graph) -> str:

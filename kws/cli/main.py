@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 import warnings
@@ -17,11 +18,13 @@ import click
 
 from kws.errors import KwsError
 
-COMMANDS = ("train", "tune", "evaluate", "infer", "listen", "export", "inspect", "profile", "features", "demo")
+COMMANDS = (
+    "train", "tune", "evaluate", "infer", "listen", "export", "import", "inspect", "profile", "features", "demo",
+)  # fmt: skip
 
 
 class _Commands(click.Group):
-    """The command NAME is the object NAME in kws/cli/NAME.py."""
+    """The command NAME is the object NAME in kws/cli/NAME.py; `import`, a word of Python's, is `import_` there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -29,7 +32,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return cast(click.Command, getattr(importlib.import_module(f"kws.cli.{name}"), name))
+        python_name = f"{name}_" if keyword.iskeyword(name) else name
+        return cast(click.Command, getattr(importlib.import_module(f"kws.cli.{python_name}"), python_name))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

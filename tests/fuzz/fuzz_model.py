@@ -50,11 +50,11 @@ def check(data: bytes) -> bool:
         return False
     again = Model.from_bytes(model.to_bytes())
     if model.graph.check().macs <= MAX_MACS and sum(t.size for t in model.graph.tensors.values()) <= MAX_ELEMENTS:
-        _compare(model.graph, again.graph, zlib.crc32(data))
+        compare(model.graph, again.graph, zlib.crc32(data))
     return True
 
 
-def _compare(graph: Graph, again: Graph, seed: int) -> None:
+def compare(graph: Graph, again: Graph, seed: int) -> None:
     """One random and one saturated input through the reference and every engine."""
     rng = np.random.default_rng(seed)
     usual = rng.integers(-128, 128, graph.input_shape).astype(np.int8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the seeds of the fuzz targets, `corpus/model/` and `corpus/audio/`: tiny files that load, and two that do not.
+"""Makes the seeds of the fuzz targets, a folder of `corpus/` each: tiny files that load, and one each that does not.
 
 Run: python -m tests.fuzz.make_corpus
 
@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from deploy.export.tflite import export
 from deploy.graph import Graph, GraphBuilder
 from features.config import FrontendConfig
 from kws.arithmetic.quant import QuantParams
 from kws.detector import DetectionConfig
 from kws.model import Model
+from tests.deploy.tflite_graphs import every_op_of_tflite
 from tests.fuzz.random_model import random_model
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -97,6 +99,22 @@ def write_sounds(folder: Path) -> None:
     (folder / "bad_cut_short.wav").write_bytes((folder / "wav_pcm_16.wav").read_bytes()[:100])
 
 
+def write_tflite(folder: Path) -> None:
+    """A file of every op, one of a convolution and a classifier, and one cut short."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = export(every_op_of_tflite("tflm", power_of_two=False), list("abcde"), None)
+    (folder / "every_op.tflite").write_bytes(data)
+    (folder / "bad_cut_short.tflite").write_bytes(data[:700])
+    builder = GraphBuilder("tflm")
+    x = builder.input((5, 4, 1), QuantParams(0.125, 3))
+    weight = np.arange(-9, 9, dtype=np.int8).reshape(2, 3, 3, 1)
+    x = builder.conv2d(x, "c", weight, [0.125, 0.0625], 0, None, padding=((1, 1), (1, 1)), output=QuantParams(0.5, -9))
+    x = builder.reshape(x, "r", shape=(40,))
+    x = builder.fully_connected(x, "f", np.ones((3, 40), np.int8), 0.25, 0, None, output=QuantParams(4.0, 1))
+    (folder / "small.tflite").write_bytes(export(builder.finish(x), list("abc"), None))
+
+
 if __name__ == "__main__":
     write_models(CORPUS / "model")
+    write_tflite(CORPUS / "tflite")
     write_sounds(CORPUS / "audio")

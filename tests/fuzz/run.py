@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the fuzz targets under atheris (libFuzzer for Python), for a bounded time, and prints how many cases each tried.
 
-    make fuzz SECONDS=300                                     # both targets
+    make fuzz SECONDS=300                                     # all targets
     python -m tests.fuzz.run --seconds 300 model              # one of them
     python -m tests.fuzz.run --seconds 30 --cases 10000 --seed 1  # the same cases in every run, as .ci/run has it
     python -m tests.fuzz.run --replay fuzz-crashes/model-...  # one kept input again, without atheris
@@ -27,7 +27,7 @@ import time
 import warnings
 from pathlib import Path
 
-TARGETS = ("model", "audio")
+TARGETS = ("model", "audio", "tflite")
 ROOT = Path(__file__).parents[2]
 CRASHES = ROOT / "fuzz-crashes"
 CASE_SECONDS = 10
@@ -39,7 +39,7 @@ _GRACE_SECONDS = 60  # to start, to read the corpus and to finish the last case
 def main() -> int:
     """1 when a target crashed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=TARGETS, help="model, audio; both by default")
+    parser.add_argument("targets", nargs="*", default=TARGETS, help="model, audio, tflite; all by default")
     parser.add_argument("--seconds", type=int, default=300, help="time of each target")
     parser.add_argument("--cases", type=int, default=-1, help="end each target after so many, if its time allows")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations; another one each time by default")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.export import onnx, tflite
 from features.audio import read_audio
 from features.config import PRESETS, get_preset
 from features.frontend import features, input_features
@@ -260,6 +261,44 @@ def test_export_writes_a_folder_named_after_the_model(
     assert not (tmp_path / "no").exists()
 
 
+def test_export_to_tflite_says_who_computes_the_bits(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tone_model_file: Path, tmp_path: Path
+) -> None:
+    out, arguments = tmp_path / "tones.tflite", ("export", "--model", tone_model_file, "--to", "tflite", "--out")
+    code, printed, err = run(capsys, *arguments, out)
+    assert (code, err) == (0, "")
+    first, second = printed.splitlines()
+    assert first.startswith("rounding 'single': no TFLite runtime is sure to compute this model's own bits")
+    assert second == f"wrote {out}"
+    assert out.read_bytes() == tflite.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+    code, printed, _ = run(capsys, *arguments, out, "--rounding", "tflm")
+    assert code == 0
+    assert printed.startswith("rounding 'tflm': TensorFlow Lite Micro computes this model's own bits")
+
+
+def test_export_to_tflite_array_is_that_file_as_a_header(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tone_model_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tones.h"
+    arguments = ("export", "--model", tone_model_file, "--to", "tflite-array", "--out", out)
+    code, printed, err = run(capsys, *arguments, "--name", "tones")
+    assert (code, err) == (0, "")
+    data = tflite.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+    assert printed.startswith(f"{len(data):,} bytes; rounding 'single': no TFLite runtime")
+    assert out.read_text() == tflite.c_header(data, "tones")
+    assert run(capsys, *arguments, "--name", "a b")[0] == 2
+
+
+def test_export_to_onnx_says_who_computes_the_bits(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tone_model_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tones.onnx"
+    code, printed, err = run(capsys, "export", "--model", tone_model_file, "--to", "onnx", "--out", out)
+    assert (code, err) == (0, "")
+    assert printed.startswith("rounding 'single': ONNX Runtime rounds once as the model does")
+    assert out.read_bytes() == onnx.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+
+
 def test_export_of_a_header_is_whole_or_not_at_all(
     capsys: pytest.CaptureFixture[str], tone_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,7 +381,12 @@ def test_features_are_not_written_over_the_recording(
         (("features", "x.wav", "--npy", "x.npy"), 1, "kws: x.wav: no such file"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "mfb"), 2, "kws: no preset 'mfb' (choose one of mfb40"),
         (("features", "x.wav", "--npy", "x.npy", "--preset", "a", "--model", "b"), 2, "contradict"),
-        (("export", "--to", "tflite", "--out", "x"), 2, "'tflite' is not one of 'c', 'c-array'"),
+        (
+            ("export", "--to", "pdf", "--out", "x"),
+            2,
+            "'pdf' is not one of 'c', 'c-array', 'tflite', 'tflite-array', 'onnx'",
+        ),
+        (("export", "--to", "tflite", "--name", "a", "--out", "x"), 2, "kws: --name is for C"),
         (("demo", "--data", "nowhere"), 1, "kws: nowhere: no such folder"),
     ],
 )
@@ -449,7 +493,7 @@ def test_every_command_is_documented() -> None:
     for command in COMMANDS:
         assert f"## kws {command}\n" in text
     modules = {path.stem for path in (ROOT / "kws" / "cli").glob("*.py")} - {"__init__", "main", "common", "reference"}
-    assert modules == set(COMMANDS)
+    assert {module.removesuffix("_") for module in modules} == set(COMMANDS)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

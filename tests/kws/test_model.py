@@ -22,6 +22,7 @@ from safetensors.numpy import save as save_arrays
 
 import kws.model
 from deploy.reference import run
+from kws.detector import Detector
 from kws.errors import KwsError, ModelError, UsageError
 from kws.model import Model
 
@@ -77,6 +78,31 @@ def test_reads_the_golden_file_of_version_1(model: Model) -> None:
     assert model.frontend.arithmetic == "float"
     assert model.detection.thresholds == (1224, 1224)
     assert model.provenance == {"made by": "tests/golden/make_model_v1.py"}
+
+
+def test_reads_the_golden_file_of_version_2() -> None:
+    model = Model.load(GOLDEN / "model_v2.kws")
+    vectors = np.load(GOLDEN / "model_v2.npz")
+    np.testing.assert_array_equal(run(model.graph, vectors["x"]), vectors["y"])
+    assert (model.frontend, model.detection) == (None, None)
+    assert model.labels == ("a", "b", "c")
+    assert model.to_bytes() == (GOLDEN / "model_v2.kws").read_bytes()
+
+
+def test_version_1_always_has_a_front_end(model: Model) -> None:
+    assert _refusal(_file(_changed("frontend", value=None))).startswith("frontend: is a NoneType, not an object")
+    half = _changed("frontend", value=None) | {"version": 2}
+    assert _refusal(_file(half)).startswith("frontend: is a NoneType, not an object")
+    with pytest.raises(ModelError, match="detection: is there without the other of front-end and detection"):
+        replace(model, frontend=None).to_bytes()
+
+
+def test_a_model_without_a_front_end_says_so(model: Model) -> None:
+    deaf = replace(model, frontend=None, detection=None)
+    deaf.check()
+    for use in (deaf.logits, deaf.predict, deaf.detect, lambda _: Detector(deaf)):
+        with pytest.raises(ModelError, match="front-end: is none: this model takes features, not sound"):
+            use(np.zeros(16000, np.int16))
 
 
 def test_a_round_trip_changes_nothing(model: Model, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def evaluate_streams(
         if truth is None and positive:
             raise DataError("has no X.txt or X.json beside it that says what is said in it", where=path)
         try:
-            samples = read_audio(path, dtype="int16", sample_rate=model.frontend.sample_rate)
+            samples = read_audio(path, dtype="int16", sample_rate=detector.frontend.sample_rate)
         except KwsError as error:
             broken.append(str(error))
             continue
@@ -204,18 +204,19 @@ def det_curves(
     The network runs once. Errors as of `evaluate_streams`; what cannot be read is left out.
     """
     keywords = keywords_of(model.labels)
-    detectors = [Detector(model, at_threshold(model.detection, share)) for share in DET_SHARES]
+    detector = Detector(model)
+    detectors = [Detector(model, at_threshold(detector.detection, share)) for share in DET_SHARES]
     results = [StreamEvaluation(keywords, {keyword: Counts() for keyword in keywords}) for _ in DET_SHARES]
     paths = [path for folder in (streams, negatives) if folder for path in recordings_in(folder)]
     for done, path in enumerate(paths):
         progress(done, len(paths))
         try:
-            samples = read_audio(path, dtype="int16", sample_rate=model.frontend.sample_rate)
+            samples = read_audio(path, dtype="int16", sample_rate=detector.frontend.sample_rate)
         except KwsError:
             continue
-        trace, truth = detectors[0].trace(samples), read_truth(path) or Truth()
-        for detector, result in zip(detectors, results, strict=True):
-            count_events(result, timed_events(detector, trace), truth, tolerance)
+        trace, truth = detector.trace(samples), read_truth(path) or Truth()
+        for tried, result in zip(detectors, results, strict=True):
+            count_events(result, timed_events(tried, trace), truth, tolerance)
             result.seconds += trace.seconds
     return {
         keyword: [

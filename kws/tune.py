@@ -65,7 +65,7 @@ def tune(
     observed; `Tuning.upper95` is what the hours can show. Raises DataError for a clip of the testing split, for no
     validation clip of any keyword, and for negatives in which a keyword is known to be said.
     """
-    keywords = keywords_of(model.labels)
+    keywords, detection = keywords_of(model.labels), model.hearing()[1]
     clips = [clip for clip in scan_folder(data) if clip.word in keywords]
     _refuse_testing(clips, data)
     clips = [clip for clip in clips if clip.split == "validation"]
@@ -76,15 +76,16 @@ def tune(
         truth = read_truth(file)
         if truth and (truth.words or any(segment.keywords for segment in truth.segments)):
             raise DataError("has a keyword in it, so it is no negative", where=file)
-    found, said = _words(model, clips, keywords, progress)
-    false, seconds = _false_accepts(model, files, keywords, progress)
+    detector = Detector(model)
+    found, said = _words(detector, clips, keywords, progress)
+    false, seconds = _false_accepts(detector, files, keywords, progress)
     allowed = int(max_fa_per_hour * seconds / 3600 + 1e-9)
     chosen = choose(found, false, allowed)
     without = sum(not speaker_of(clip.path.name) for clip in clips)
     tuning = Tuning(keywords, said, found, false, chosen, seconds / 3600, without)
-    limits = tuple(_limit(model.detection, LEVELS[level]) for level in chosen)
+    limits = tuple(_limit(detection, LEVELS[level]) for level in chosen)
     releases = tuple(max(1, limit * 6 // 10) for limit in limits)
-    detection = replace(model.detection, thresholds=limits, releases=releases)
+    detection = replace(detection, thresholds=limits, releases=releases)
     note = {
         "max_fa_per_hour": max_fa_per_hour, "false_accepts": tuning.false_accepts, "hours": tuning.hours,
         "words_found": tuning.words_found, "words": int(said.sum()),
@@ -126,13 +127,13 @@ def _limit(detection: DetectionConfig, level: float) -> int:
 
 
 def _words(
-    model: Model, clips: Sequence[Clip], keywords: tuple[str, ...], progress: Callable[[int, int], None]
+    detector: Detector, clips: Sequence[Clip], keywords: tuple[str, ...], progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Words found at each level, (n_keywords, levels), and how many there are: by the largest sum of the word's own."""
-    detector, smoothing = Detector(model), model.detection.smoothing
+    smoothing = detector.detection.smoothing
     recordings = load(clips, broken="fail").recordings
-    pause = np.zeros(round(_PAUSE * model.frontend.sample_rate), np.int16)
-    limits = np.array([_limit(model.detection, level) for level in LEVELS])
+    pause = np.zeros(round(_PAUSE * detector.frontend.sample_rate), np.int16)
+    limits = np.array([_limit(detector.detection, level) for level in LEVELS])
     found, said = np.zeros((len(keywords), len(LEVELS)), np.int64), np.zeros(len(keywords), np.int64)
     for i, clip in enumerate(recordings.clips):
         progress(i, len(clips))
@@ -144,14 +145,14 @@ def _words(
 
 
 def _false_accepts(
-    model: Model, files: Sequence[Path], keywords: tuple[str, ...], progress: Callable[[int, int], None]
+    detector: Detector, files: Sequence[Path], keywords: tuple[str, ...], progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.int64], float]:
     """Firings at each level, (n_keywords, levels), each keyword by itself, and the seconds listened to."""
-    detector, detection = Detector(model), model.detection
+    detection = detector.detection
     false, seconds = np.zeros((len(keywords), len(LEVELS)), np.int64), 0.0
     for done, file in enumerate(files):
         progress(done, len(files))
-        trace = detector.trace(read_audio(file, dtype="int16", sample_rate=model.frontend.sample_rate))
+        trace = detector.trace(read_audio(file, dtype="int16", sample_rate=detector.frontend.sample_rate))
         seconds += trace.seconds
         for keyword in range(len(keywords)):
             sums = _sums(trace.posteriors[:, keyword], detection.smoothing)

@@ -33,7 +33,9 @@ def run_streams(
     sound = None
     if noise:
         files = recordings_in(noise) if noise.is_dir() else [noise]
-        sound = np.concatenate([read_audio(f, dtype="int16", sample_rate=model.frontend.sample_rate) for f in files])
+        sound = np.concatenate(
+            [read_audio(f, dtype="int16", sample_rate=model.hearing()[0].sample_rate) for f in files]
+        )
     conditions: list[dict[str, Any]] = []
     broken: tuple[str, ...] = ()
     for ratio in ratios:

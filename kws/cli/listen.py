@@ -42,10 +42,10 @@ def listen(model: str, engine: str, device: str | None, format_: str, source: st
     if source and device:
         raise UsageError("--device is a microphone's, and - reads standard input")
     loaded = load_model(model, engine)
-    rate = loaded.frontend.sample_rate
     from kws.detector import Detector
 
     detector = Detector(loaded)
+    rate = detector.frontend.sample_rate
     state, _ = detector.step(None, _no_samples())
     watch = _Watch(rate)
     blocks = _standard_input(rate) if source else _microphone(rate, device, watch)

@@ -30,13 +30,14 @@ DATA = Path(__file__).parents[2] / "data"
 
 @dataclass(frozen=True)
 class Network:
-    """A network, of which any rounding rule is tried, and int8 inputs (N, *input_shape)."""
+    """A network, of which any rounding rule is tried, int8 inputs (N, *input_shape), the int16 clips behind them."""
 
     name: str
     graph: Graph
     frontend: FrontendConfig
     labels: tuple[str, ...]
     inputs: Any
+    samples: Any = None
 
 
 def networks() -> list[Network]:
@@ -49,7 +50,7 @@ def networks() -> list[Network]:
 def _commands(clips: list[Path]) -> Network:
     model = kws.load("commands")
     x = input_features(_clips(clips, model.frontend), model.frontend, model.graph.input_params)[..., None]
-    return Network("commands", model.graph, model.frontend, model.labels, x)
+    return Network("commands", model.graph, model.frontend, model.labels, x, _clips(clips, model.frontend))
 
 
 def _ds_cnn_s(clips: list[Path]) -> Network:
@@ -67,7 +68,7 @@ def _ds_cnn_s(clips: list[Path]) -> Network:
     graph = convert(quantized, frontend.input_shape)
     labels = tuple(f"label{i}" for i in range(12))
     x = quantize_features(float_features, graph.input_params)[..., None]
-    return Network("ds-cnn-s", graph, frontend, labels, x)
+    return Network("ds-cnn-s", graph, frontend, labels, x, _clips(clips, frontend))
 
 
 def _odd_ops() -> Network:

@@ -73,7 +73,7 @@ def _decisions(model: Model, name: str, clips: NDArray[np.int16], words: list[st
     ends = np.isin(inputs[0], (-128, 127)).mean()
     print(f"\n{columns(rows)}\n\n{100 * ends:.3f} % of the int8 inputs lie at an end of the type")
     print(
-        f"{name}, trained on {model.frontend.arithmetic} features: fixed {fixed.sum()} of {len(truth)} right, float "
+        f"{name}: fixed {fixed.sum()} of {len(truth)} right, float "
         f"{exact.sum()}; fixed alone {(fixed & ~exact).sum()}, float alone {(exact & ~fixed).sum()}, other label "
         f"{(guesses[0] != guesses[1]).sum()}"
     )

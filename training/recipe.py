@@ -19,7 +19,7 @@ from deploy import reference
 from deploy.graph import Graph
 from features.config import FrontendConfig
 from features.quantize import quantize_features
-from kws.arithmetic.quant import quantize
+from kws.arithmetic.quant import QuantParams, quantize
 from kws.errors import DataError, UsageError
 from training import checkpoint, qat, report
 from training.config import TrainConfig
@@ -150,6 +150,13 @@ def _changed(config: TrainConfig, state: dict[str, Any]) -> list[str]:
     return [name for name, value in state["config"].items() if name != "out" and now.get(name) != value]
 
 
+def _clipped(loop: Loop, params: QuantParams) -> float:
+    """The share of augmented training features that the (S, Z) of the network's input cannot hold."""
+    values = np.concatenate([batch.numpy().ravel() for batch in loop.calibration_batches()])
+    q = np.rint(values.astype(np.float64) / params.scale) + params.zero_point
+    return float(np.mean((q < params.qmin) | (q > params.qmax)))
+
+
 def _finish(
     config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, loop: Loop,
     model: nn.Module, data: TrainingData,
@@ -180,6 +187,7 @@ def _finish(
     provenance = {
         "command": config.command(), "seed": config.seed, "versions": report.versions(),
         "git_revision": report.git_revision(), "data": data.identity,
+        "clipped_features": _clipped(loop, graph.input_params),
         "validation_accuracy": {name: figures[name]["accuracy"] for name in list(figures)[:3]},
     }  # fmt: skip
     extra = {

@@ -59,7 +59,7 @@ def _hearing(model: Model, domain: str) -> list[str]:
     limits = " ".join(f"{t}/{r}" for t, r in zip(detection.thresholds, detection.releases, strict=True))
     return [
         f"front-end   {kind}, {frontend.fmin:g} to {frontend.fmax:g} Hz, {frontend.frame_length * ms:g} ms every "
-        f"{frontend.hop_length * ms:g} ms, FFT {frontend.n_fft}, normalize {frontend.normalize}",
+        f"{frontend.hop_length * ms:g} ms, FFT {frontend.n_fft}, normalize {frontend.normalize}, {frontend.arithmetic}",
         f"input       {domain}; {frontend.clip_samples * ms:g} ms",
         f"detection   every {hop_ms:g} ms, sums of {detection.smoothing} posteriors of 0..255, "
         f"refractory {detection.refractory * hop_ms:g} ms; threshold/release {limits}",

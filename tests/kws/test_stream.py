@@ -74,6 +74,22 @@ def test_a_network_that_streams_gives_the_same_events_column_by_column(
     assert detector.decide(by_window) == expected == events_of(detector, recording, [400])
 
 
+def test_an_hour_in_pieces_is_the_hour_at_once(commands: Model) -> None:
+    """The clips of data/ shuffled and looped, seeded; pieces of one second against the whole."""
+    rng = np.random.default_rng(11)
+    paths = sorted(path for path in DATA.glob("[a-z]*/*.opus"))
+    clips = [read_audio(paths[i], dtype="int16", sample_rate=16_000) for i in rng.permutation(len(paths))[:150]]
+    order = np.concatenate(
+        [rng.permutation(len(clips)) for _ in range(1 + 3600 // sum(len(c) // 16_000 for c in clips))]
+    )
+    hour = np.concatenate([clips[i] for i in order])[: 3600 * 16_000]
+    assert len(hour) == 3600 * 16_000
+    detector = Detector(commands)
+    expected = detector.detect(hour)
+    assert len(expected) > 300
+    assert events_of(detector, hour, [16_000]) == expected
+
+
 def test_memory_does_not_grow(streaming_model: Model) -> None:
     """Ten minutes of noise in pieces of a tenth of a second: what is kept is as large as after one."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What always-on detection costs for a second of audio, front-end included, one thread.
+
+    python benchmarks/streaming.py [--out FILE]
+
+One recording of data/recordings, in turn, many times: sliding windows and streams of two networks, in pieces of 80 ms
+as a microphone gives them, and all at once. tc-stream is untrained, which does not change its cost. Medians, and the
+fastest tenth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from host import date_and_cpu
+
+import kws
+from deploy import native
+from features.audio import read_audio
+from features.config import get_preset
+from kws.cli.common import columns
+from kws.detector import DetectionConfig, Detector
+from kws.model import Model
+from training import qat
+from training.convert import convert
+from training.networks import registry
+
+ROOT = Path(__file__).parents[1]
+PIECE = 1280  # samples
+ROUNDS = 30
+
+
+def untrained(name: str, labels: tuple[str, ...]) -> Model:
+    """A model of random weights with the ranges of random features."""
+    torch.manual_seed(0)
+    frontend = get_preset("mfb40-10ms")
+    network = qat.prepare_qat(registry.build(name, frontend.input_shape[:2], len(labels)), qat.QuantScheme())
+    for _ in range(4):
+        network(torch.randn(16, 1, *frontend.input_shape[:2]) * 3)
+    qat.freeze(network)
+    graph = convert(network.eval(), frontend.input_shape)
+    return Model(graph, frontend, labels, DetectionConfig.default(frontend, len(labels) - 2))
+
+
+class Windows(Detector):
+    """The detector that runs whole windows."""
+
+    def stream_plan(self, windows: int = 1) -> None:
+        return None
+
+
+def in_pieces(detector: Detector, samples: Any) -> None:
+    state, _ = detector.step(None, samples[:0])
+    for start in range(0, len(samples), PIECE):
+        detector.step(state, samples[start : start + PIECE])
+    state.finish()
+
+
+@click.command(help=__doc__.splitlines()[0] if __doc__ else None)
+@click.option("--out", type=click.Path(path_type=Path), help="A file for the table.")
+def main(out: Path | None) -> None:
+    native.cores = lambda: 1  # type: ignore[assignment]
+    samples = read_audio(sorted((ROOT / "data/recordings").glob("*.wav"))[0], dtype="int16", sample_rate=16_000)
+    seconds = len(samples) / 16_000
+    commands = kws.load("commands")
+    stream = untrained("tc-stream", commands.labels)
+    stream = replace(stream, detection=commands.hearing()[1])
+    calls: dict[str, Callable[[], object]] = {
+        "commands, windows, all at once": lambda: Detector(commands).trace(samples),
+        "commands, windows, pieces of 80 ms": lambda: in_pieces(Detector(commands), samples),
+        "tc-stream, windows, all at once": lambda: Windows(stream).trace(samples),
+        "tc-stream, columns, all at once": lambda: Detector(stream).trace(samples),
+        "tc-stream, columns, pieces of 80 ms": lambda: in_pieces(Detector(stream), samples),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - begin) / seconds * 1e6)
+    rows = [["detection", "us a second of audio", "fastest tenth", "times real time"]]
+    for name, values in times.items():
+        middle = float(np.median(values))
+        fast = float(np.mean(sorted(values)[: ROUNDS // 10]))
+        rows.append([name, f"{middle:.0f}", f"{fast:.0f}", f"{1e6 / middle:,.0f}"])
+    level = native.levels()[-1]
+    text = "\n".join([f"{date_and_cpu()}, {level}", "python benchmarks/streaming.py", "", columns(rows)])
+    print(text)
+    if out:
+        out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

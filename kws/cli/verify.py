@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from kws.cli.common import PATH, columns, load_model, model_option, progress, sound_files
 from kws.errors import DataError, KwsError, MissingExtraError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from deploy.graph import Graph
@@ -71,6 +71,8 @@ def table(rows: list[Row]) -> str:
 
 def _windows(model: Model, folder: Path) -> tuple[NDArray[np.int8], int]:
     """The network's inputs for the sound files below a folder, and how many files could not be used."""
+    import numpy as np
+
     from features.audio import read_audio
     from features.frontend import input_features
     from features.quantize import clip_samples

@@ -278,7 +278,8 @@ def mixed(
         sound = to_float64(noise)
         frames = np.lib.stride_tricks.sliding_window_view(np.pad(x, (0, 400)), 400)[::400]
         levels = np.sqrt(np.mean(np.square(frames), axis=1))
-        speech = float(np.sqrt(np.mean(np.square(levels[levels >= np.median(levels)]))))
+        louder = levels[levels > np.median(levels)]
+        speech = float(np.sqrt(np.mean(np.square(louder)))) if len(louder) else 0.0
         level = float(np.sqrt(np.mean(np.square(sound)))) or 1.0
         x = x + np.resize(sound, len(x)) * (speech / level / 10 ** (snr_db / 20))
     return np.clip(x * 10 ** (gain_db / 20), -1.0, 32767 / 32768).astype(np.float32)

@@ -26,6 +26,8 @@ from deploy.export.c_array import c_float, c_string
 from deploy.graph import Graph
 from deploy.program import ROUNDING, Fields, Program, Step, compile_graph
 from features.config import FrontendConfig
+from features.native_frontend import constants
+from kws.arithmetic.quant import QuantParams
 from kws.errors import UsageError
 
 MANIFEST = "kws_export.json"
@@ -167,7 +169,6 @@ def _files(
         "label_list": ", ".join(f"`{label}`" for label in labels),
         "tables": tables.text(), "steps": "\n".join(steps),
         "network": _designated({"steps": "steps", "n_steps": len(steps), **_network(program)}, "    "),
-        "cmake_sources": "\n".join(f"    {p}" for p in sorted({*runtime, f"src/{name}.c"}) if p.endswith(".c")),
         "n_golden": len(golden), "last_random": _N_RANDOM - 1,
         "golden": "\n".join(f"    {{\n{_rows(map(str, row), '        ')}\n    }}," for row in golden.tolist()),
         "alignment_slack": ALIGNMENT - 1, "column": program.column, "macs": f"{graph.check().macs:,}",
@@ -176,6 +177,9 @@ def _files(
         "provenance": json.dumps(provenance, indent=2),
         **{size.name: getattr(sizes, size.name) for size in fields(sizes)},
     }  # fmt: skip
+    if frontend is not None and frontend.arithmetic == "fixed" and frontend.normalize == "none":
+        runtime |= _frontend_files(frontend, source.params, name)
+    values["cmake_sources"] = "\n".join(f"    {p}" for p in sorted({*runtime, f"src/{name}.c"}) if p.endswith(".c"))
     templates = {path.relative_to(_TEMPLATES).as_posix(): path for path in _TEMPLATES.rglob("*") if path.is_file()}
     filled = {_fill(path, values): _fill(file.read_text("utf-8"), values) for path, file in templates.items()}
     return runtime | filled, sizes
@@ -223,7 +227,10 @@ def golden_inputs(size: int) -> NDArray[np.int8]:
 
 def _runtime(program: Program) -> dict[str, str]:
     """The files of deploy/c that the program's kernels need, by name: theirs, the walker, and what these include."""
-    waiting = ["kws_network.c", *(f"{step.kernel}.c" for step in program.steps)]
+    return _with_includes(["kws_network.c", *(f"{step.kernel}.c" for step in program.steps)])
+
+
+def _with_includes(waiting: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
@@ -231,6 +238,35 @@ def _runtime(program: Program) -> dict[str, str]:
             found[name] = (_RUNTIME / name).read_text(encoding="utf-8")
             waiting += re.findall(r'#include "(.+)"', found[name])
     return found
+
+
+def _frontend_files(frontend: FrontendConfig, params: QuantParams, name: str) -> dict[str, str]:
+    """The fixed-point front-end: its code, its tables as NAME_frontend.c, and the header that declares `NAME_frame`."""
+    code = {
+        f"src/{_rename(path, name)}": _rename(text, name) for path, text in _with_includes(["kws_frontend.c"]).items()
+    }
+    lines: list[str] = []
+    members: dict[str, object] = {}
+    for field_name, value in constants(frontend, params).items():
+        members[field_name] = value
+        if isinstance(value, np.ndarray):
+            members[field_name] = field_name if value.size else "0"
+            if value.size:
+                lines += [
+                    f"static const {value.dtype}_t {field_name}[{value.size}] = {{",
+                    _rows(map(str, value.ravel().tolist())),
+                    "};",
+                ]
+    values = {
+        "name": name, "NAME": name.upper(), "frontend_tables": "\n".join(lines),
+        "frontend_members": _designated(members, "    "), "n_fft": frontend.n_fft, "n_mels": frontend.n_mels,
+        "frame_length": frontend.frame_length, "hop_length": frontend.hop_length, "n_features": frontend.n_features,
+        "sample_rate": frontend.sample_rate, "q16_size": frontend.n_features,
+    }  # fmt: skip
+    folder = _TEMPLATES.parent / "c_frontend"
+    for path in folder.iterdir():
+        code[f"src/{_fill(path.name, values)}"] = _fill(path.read_text("utf-8"), values)
+    return code
 
 
 def _rename(text: str, name: str) -> str:

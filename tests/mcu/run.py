@@ -24,11 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.host import date_and_cpu
 from deploy import reference
 from deploy.export.c import export
 from deploy.graph import Graph
 from deploy.program import compile_graph
+from features.fixed_frontend import OUTPUT, features_q16
+from features.float_frontend import frames_of
+from kws.arithmetic.requantize import requantize
 from tests.mcu.models import ODD, Network, networks
 
 HERE = Path(__file__).parent
@@ -174,6 +180,16 @@ def test() -> list[str]:
                 counts = (results["Cortex-M4", path].layers for path in ("portable", "DSP"))
                 for step, *both in zip(compile_graph(graph).steps, *counts, strict=True):
                     layers.append(f"  {step.name:<38}{both[0]:>12,}{both[1]:>12,}")
+    say("")
+    say(f"{'front-end':<20}{'board':<12}{'path':<10}{'outputs':>16}{'flash':>9}{'RAM':>8}{'instructions':>14}")
+    for network in networks():
+        if network.name != ODD:
+            for board, result, n_frames in run_frontends(network):
+                say(
+                    f"{network.name:<20}{board.name:<12}{board.path:<10}{f'{n_frames} frames equal':>16}"
+                    f"{result.flash:>9,}{result.ram:>8,}{result.instructions:>14,}"
+                )
+    say("")
     say("flash: text, constants and initialized data of the whole test program; RAM: data and the stack that it used")
     say("instructions: of the first input")
     say("NEON, with and without dot product: the self-test of every export passes on emulated aarch64")
@@ -197,6 +213,35 @@ def run_boards(graph: Graph, network: Network) -> Iterator[tuple[Board, Result]]
             result = run_board(board, folder)
             compare(f"{network.name}, {graph.rounding}, {board.name} {board.path}", result.outputs, expected)
             yield board, result
+
+
+def run_frontends(network: Network) -> Iterator[tuple[Board, Result, int]]:
+    """What every board makes of frames of speech and of what breaks fixed point; the features are NumPy's."""
+    frontend = network.frontend
+    speech = network.samples[:4, : frontend.frame_length + 15 * frontend.hop_length]
+    hard = hard_signals(frontend.frame_length + 2 * frontend.hop_length)
+    frames = np.concatenate([frames_of(clips, frontend).reshape(-1, frontend.frame_length) for clips in (speech, hard)])
+    frames = frames[8:]  # the count is of a frame of speech
+    params = network.graph.input_params
+    expected = requantize(features_q16(frames, frontend)[:, 0], OUTPUT, params).tolist()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "m"
+        export(network.graph, frontend, network.labels, folder, name="m")
+        (folder / "frames.bin").write_bytes(frames.astype("<i2").tobytes())
+        for board in BOARDS:
+            result = run_board(board, folder, "front.c")
+            compare(f"front-end of {network.name}, {board.name} {board.path}", result.outputs, expected)
+            yield board, result, len(frames)
+
+
+def hard_signals(n: int) -> NDArray[np.int16]:
+    """int16 (9, n): silence, DC, squares and noise of full scale, an impulse, clipping, one unit of noise."""
+    rng, i = np.random.default_rng(5), np.arange(n)
+    return np.stack([
+        np.zeros(n), np.full(n, 32767), np.full(n, -32768), np.where(i // 37 % 2, 32767, -32768),
+        np.where(i % 2, 32767, -32768), np.where(i == 300, -32768, 0), rng.integers(-32768, 32768, n),
+        np.clip(rng.normal(0, 60_000, n), -32768, 32767), rng.integers(-1, 2, n),
+    ]).astype(np.int16)  # fmt: skip
 
 
 def check_clang(folder: Path) -> None:
@@ -223,8 +268,8 @@ def check_neon(folder: Path) -> None:
         run("qemu-aarch64", "-cpu", "max", str(folder / "selftest.neon"), cwd=folder)
 
 
-def run_board(board: Board, folder: Path) -> Result:
-    build(board, folder)
+def run_board(board: Board, folder: Path, program: str = "main.c") -> Result:
+    build(board, folder, program)
     printed = emulate(board, folder)
     if board.name == "Cortex-M4" and emulate(board, folder) != printed:
         raise Failure(f"{board.name}: a second run differs from the first")
@@ -242,7 +287,7 @@ def run_board(board: Board, folder: Path) -> Result:
     )
 
 
-def build(board: Board, folder: Path) -> None:
+def build(board: Board, folder: Path, program: str) -> None:
     """m.elf; Failure for a warning in what was exported, and for what an integer program has no use for."""
     objects = []
     for source in sources(folder):
@@ -253,7 +298,7 @@ def build(board: Board, folder: Path) -> None:
     symbols = {"CODE_ORIGIN": board.origin[0], "RAM_ORIGIN": board.origin[1], "STACK_SIZE": STACK}
     run(
         board.compiler, *board.flags, *OPTIMIZE, "-std=gnu99", "-Wall", "-Wextra", "-Werror", "-Isrc", f"-I{HERE}",
-        HERE / "main.c", HERE / "board.c", *objects, "-nostartfiles", "-T", HERE / "board.ld", "-Wl,--gc-sections",
+        HERE / program, HERE / "board.c", *objects, "-nostartfiles", "-T", HERE / "board.ld", "-Wl,--gc-sections",
         *(f"-Wl,--defsym={name}={value}" for name, value in symbols.items()), "-o", "m.elf", cwd=folder,
     )  # fmt: skip
     names = run(board.compiler.replace("gcc", "nm"), "m.elf", cwd=folder)

@@ -40,6 +40,7 @@ from deploy.graph import Graph, GraphBuilder, Op
 from deploy.importers.tflite import read
 from deploy.program import ROUNDING
 from deploy.tflite_runtimes import part_of, run_tflite
+from deploy.verify import without_softmax
 from features.audio import read_audio
 from features.config import get_preset
 from features.float_frontend import features
@@ -170,7 +171,7 @@ def whole(network: Network) -> tuple[list[list[str]], bool]:
     rows, equal = [], True
     made: Arrays = {}
     for runtime, rule in PAIRS:
-        graph = _without_softmax(network.graph).with_rounding(rule)
+        graph = without_softmax(network.graph).with_rounding(rule)
         if rule not in made:
             made[rule] = engine.run(graph, network.inputs, "native" if rule in ROUNDING else "reference")
         ours, theirs = made[rule], run_part(runtime, graph, graph.output, {graph.input: network.inputs})
@@ -180,15 +181,6 @@ def whole(network: Network) -> tuple[list[list[str]], bool]:
         rows.append([network.name, NAMES[runtime], rule, *(f"{count:,}" for count in counts)])
         equal &= runtime != "tflm" or not difference.any()
     return rows, equal
-
-
-def _without_softmax(graph: Graph) -> Graph:
-    """The graph up to its logits: a softmax hides what differs."""
-    last = graph.ops[-1]
-    if last.kind != "softmax":
-        return graph
-    tensors = {name: tensor for name, tensor in graph.tensors.items() if name != last.output}
-    return replace(graph, tensors=tensors, ops=graph.ops[:-1], output=last.inputs[0])
 
 
 def op_by_op(network: Network) -> dict[tuple[str, str, str], Counter[Any]]:

@@ -23,6 +23,7 @@ from deploy.graph import Graph, Op
 from deploy.ops.add import LEFT_SHIFT, Add
 from deploy.ops.depthwise_conv2d import DepthwiseConv2d
 from deploy.ops.fully_connected import FullyConnected
+from deploy.verify import FLOAT32_ROUNDINGS
 from features.quantize import quantize_features
 from kws.arithmetic.quant import dequantize, quantize
 from training.convert import tensor_names
@@ -33,8 +34,6 @@ Int8 = NDArray[np.int8]
 Float64 = NDArray[np.float64]
 
 RULES = ("single", "half_even", "tflm")
-FLOAT32_ROUNDINGS = 8
-"""Float32 roundings that an engine may make between the exact accumulator and the rounding to an integer."""
 
 _CHUNK = 128
 

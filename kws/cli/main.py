@@ -19,7 +19,8 @@ import click
 from kws.errors import KwsError
 
 COMMANDS = (
-    "train", "tune", "evaluate", "infer", "listen", "export", "import", "inspect", "profile", "features", "demo",
+    "train", "tune", "evaluate", "infer", "listen", "export", "import", "inspect", "profile", "verify", "features",
+    "demo",
 )  # fmt: skip
 
 

@@ -98,6 +98,16 @@ class Graph:
         ops = tuple(replace(op, attributes=op.attributes.with_rounding(rounding)) for op in self.ops)
         return replace(self, ops=ops, rounding=rounding)
 
+    def with_softmax(self) -> Graph:
+        """The same graph with a softmax (S = 1/256, Z = -128) behind its logits; itself where it ends in one."""
+        if self.ops[-1].kind == "softmax":
+            return self
+        logits = self.tensors[self.output]
+        name = next(n for n in (f"softmax{'_' * i}" for i in range(len(self.tensors) + 1)) if n not in self.tensors)
+        output = Tensor(name, logits.shape, "int8", SOFTMAX_OUTPUT.scale, SOFTMAX_OUTPUT.zero_point)
+        op = Op(name, (logits.name,), name, Softmax(*softmax_multiplier(logits.params.scale)))
+        return replace(self, tensors={**self.tensors, name: output}, ops=(*self.ops, op), output=name)
+
     def without_scales(self) -> Graph:
         """The same graph with every scale deleted. It still runs: nothing between input and output needs them."""
         return replace(self, tensors={name: tensor.without_scale() for name, tensor in self.tensors.items()})

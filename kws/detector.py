@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,18 @@ def posteriors_of(graph: Graph, logits: NDArray[np.int8]) -> NDArray[np.uint8]:
         probabilities = logits
     else:
         probabilities = integer_softmax(logits, *softmax_multiplier(graph.output_params.scale)).astype(np.int8)
+    return as_posteriors(probabilities)
+
+
+def as_posteriors(probabilities: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Softmax outputs, S = 1/256 and Z = -128, as posteriors 0..255."""
     return (probabilities.astype(np.int16) + 128).astype(np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _with_softmax(graph: Graph) -> Graph:
+    """One graph for all detectors of a model, so that it is compiled once: C computes the softmax, too."""
+    return graph.with_softmax()
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +317,7 @@ class Detector:
         self.frontend, own = model.hearing()
         self.detection = own if detection is None else detection
         self.detection.check(model.labels, self.frontend)
-        self._graph = model.graph
+        self._graph = _with_softmax(model.graph)
 
     def detect(self, source: str | Path | NDArray[Any]) -> list[Event]:
         """The events of a sound file, or of mono samples (n,) at the model's rate: int16, or floats in [-1, 1).
@@ -334,6 +346,10 @@ class Detector:
         plan = plan_stream(self._graph, windows)
         return plan if self.detection.hop % plan.stride == 0 else None
 
+    def posteriors(self, windows: NDArray[np.int8]) -> NDArray[np.uint8]:
+        """The posteriors (n, n_labels) of windows (n, n_frames, n_features) in the network's input domain."""
+        return as_posteriors(engines.run(self._graph, windows[..., None], self.model.engine))
+
     def _posteriors(self, windows: Windows) -> NDArray[np.uint8]:
         """Column by column where the network streams, window by window where not: the same integers."""
         plan = self.stream_plan(windows=_WINDOWS_A_STEP)
@@ -344,10 +360,10 @@ class Detector:
             frames = np.pad(frames, ((0, needed - len(frames)), (0, 0)))
             outputs = engines.stream(plan, self.model.engine).run(frames)
             every = self.detection.hop // plan.stride
-            return posteriors_of(self._graph, outputs[plan.lag :: every][: len(windows)])
+            return as_posteriors(outputs[plan.lag :: every][: len(windows)])
         parts = range(0, len(windows), _WINDOWS_AT_ONCE)
         return np.concatenate([
-            posteriors_of(self._graph, self.model.run(windows.take(start, start + _WINDOWS_AT_ONCE)[..., None]))
+            self.posteriors(windows.take(start, start + _WINDOWS_AT_ONCE))
             for start in parts
         ])  # fmt: skip
 

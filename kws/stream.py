@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploy import engine as engines
 from features.float_frontend import to_float64, to_int16
 from features.frontend import input_features
-from kws.detector import Decider, Event, posteriors_of, silence_before
+from kws.detector import Decider, Event, as_posteriors, silence_before
 from kws.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class Stream:
                 hint="kws infer runs it window by window",
             )
         self._detector, self._model, self._frontend = detector, model, frontend
-        self._hop = detector.detection.hop
+        self._hop, self._params = detector.detection.hop, model.graph.input_params
         self._decider = Decider(detector.detection)
         self._plan = detector.stream_plan()
         self._network = engines.stream(self._plan, model.engine) if self._plan else None
         self._dropped = 0  # outputs of the network before the first window's
-        self._logits = np.empty((0, len(model.labels)), np.int8)  # of windows that are not complete yet
+        self._ahead = np.empty((0, len(model.labels)), np.int8)  # outputs for windows that are not complete yet
         self._waiting = np.empty((0, frontend.n_features), np.int8)  # frames for the network's next step
         dtype = np.int16 if frontend.arithmetic == "fixed" else np.float64
         self._samples = np.zeros(silence_before(frontend, self._hop) * frontend.hop_length, dtype)
@@ -84,39 +84,39 @@ class Stream:
         if count == 0:
             return []
         used = self._samples[: (count - 1) * frontend.hop_length + frontend.frame_length]
-        new = input_features(used, frontend, self._model.graph.input_params)
+        new = input_features(used, frontend, self._params)
         self._samples = self._samples[count * frontend.hop_length :]
         self._frames = np.concatenate([self._frames, new])
         complete = (self._first + len(self._frames) - frontend.n_frames) // self._hop + 1
-        logits = self._outputs(new, complete if last is None else min(complete, last))
+        posteriors = self._posteriors(new, complete if last is None else min(complete, last))
         events = []
-        for firing in self._decider.push(posteriors_of(self._model.graph, logits)):
+        for firing in self._decider.push(posteriors):
             events.append(self._detector.event(firing, self, self.seconds))
-        self._window += len(logits)
+        self._window += len(posteriors)
         oldest = (self._window - self._detector.detection.smoothing - 1) * self._hop
         if oldest > self._first:
             self._frames = self._frames[oldest - self._first :]
             self._first = oldest
         return events
 
-    def _outputs(self, new: NDArray[np.int8], stop: int) -> NDArray[np.int8]:
-        """The logits of the windows from self._window to `stop` - 1, or to the last that the network gives already."""
+    def _posteriors(self, new: NDArray[np.int8], stop: int) -> NDArray[np.uint8]:
+        """Those of the windows from self._window to `stop` - 1, or to the last that the network gives already."""
         if self._network is None or self._plan is None:
             if stop <= self._window:
-                return np.empty((0, len(self._model.labels)), np.int8)
-            return self._model.run(self.take(self._window, stop)[..., None])
+                return np.empty((0, len(self._model.labels)), np.uint8)
+            return self._detector.posteriors(self.take(self._window, stop))
         self._waiting = np.concatenate([self._waiting, new])
         whole = len(self._waiting) // self._plan.frames * self._plan.frames
         outputs = self._network.run(self._waiting[:whole])
         self._waiting = self._waiting[whole:]
         dropped = min(self._plan.lag - self._dropped, len(outputs))
         self._dropped += dropped
-        self._logits = np.concatenate([self._logits, outputs[dropped:]])
+        self._ahead = np.concatenate([self._ahead, outputs[dropped:]])
         every = self._hop // self._plan.stride
-        count = max(0, min(stop - self._window, -(-len(self._logits) // every)))
-        ready = self._logits[: count * every : every]
-        self._logits = self._logits[count * every :]
-        return ready
+        count = max(0, min(stop - self._window, -(-len(self._ahead) // every)))
+        ready = self._ahead[: count * every : every]
+        self._ahead = self._ahead[count * every :]
+        return as_posteriors(ready)
 
     def take(self, start: int, stop: int) -> NDArray[np.int8]:
         """Windows start .. stop - 1 of those whose frames are kept: int8 (n, n_frames, n_features)."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from deploy.graph import Graph, GraphBuilder, Op
 from deploy.ops.base import INT32_MAX
+from deploy.ops.softmax import integer_softmax, softmax_multiplier
 from deploy.reference import run
 from deploy.tensor import Tensor
 from kws.arithmetic.fixedpoint import ROUNDING_RULES
@@ -301,3 +302,19 @@ def test_ops_have_no_mutable_or_float_attributes(every_op: Build) -> None:
 
     for op in every_op("single").ops:
         assert {type(leaf).__name__ for leaf in leaves(op)} <= {"int", "bool", "Requant"}
+
+
+def test_softmax_behind_the_logits() -> None:
+    """The same integers, and the op's own softmax of them; a graph that ends in one stays as it is."""
+    builder = GraphBuilder()
+    x = builder.input((4,), QuantParams(0.0625, 3), "softmax")
+    weight = np.random.default_rng(0).integers(-127, 128, (3, 4)).astype(np.int8)
+    graph = builder.finish(builder.fully_connected(x, "logits", weight, 2.0**-5, 0, None, output=QuantParams(0.125, 1)))
+    ended = graph.with_softmax()
+    ended.check()
+    assert ended.ops[-1].kind == "softmax"
+    assert ended.with_softmax() is ended
+    q = np.random.default_rng(1).integers(-128, 128, (20, 4)).astype(np.int8)
+    logits = run(graph, q)
+    expected = integer_softmax(logits, *softmax_multiplier(graph.output_params.scale))
+    np.testing.assert_array_equal(run(ended, q), expected)

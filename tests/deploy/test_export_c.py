@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import kws
 from deploy import reference
 from deploy.export.c import export, prefix_of
 from deploy.graph import Graph
+from features.audio import read_audio
 from features.config import PRESETS
+from features.quantize import clip_samples
 from kws.errors import UsageError
 
 GCC = ["gcc", "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror", "-fno-pie", "-Isrc"]
@@ -125,7 +128,8 @@ def test_no_heap_no_floating_point_no_state(commands: Path, every: Path, tmp_pat
             assert not re.search(r"\b(float|double|_Complex)\b", text)
             run(*GCC, "-O2", "-c", source, "-o", tmp_path / "one.o", cwd=folder)
             for kind, symbol in re.findall(r" (\w) (\w+)$", run("nm", "one.o", cwd=tmp_path), re.M):
-                assert kind in "Ttr" or (kind == "R" and symbol == f"{name}_labels") or kind == "U", (kind, symbol)
+                constant = kind == "R" and symbol in (f"{name}_labels", f"{name}_nn_log2_table_q16")
+                assert kind in "Ttr" or constant or kind == "U", (kind, symbol)
                 if kind in "TR":
                     assert symbol.startswith(f"{name}_")
                 if kind == "U":
@@ -134,8 +138,54 @@ def test_no_heap_no_floating_point_no_state(commands: Path, every: Path, tmp_pat
 
 def test_only_what_the_model_needs(commands: Path) -> None:
     names = {path.name.removeprefix("commands_nn_") for path in sources(commands)}
-    assert names == {"commands.c", "add.c", "average_pool.c", "conv2d.c", "network.c"}
+    front_end = {"commands_frontend.c", "frontend.c"}
+    assert names == {"commands.c", "add.c", "average_pool.c", "conv2d.c", "network.c", *front_end}
     assert not re.search(r"\bkws_|\bKWS_", "".join(path.read_text() for path in (commands / "src").iterdir()))
+
+
+def test_from_samples_to_logits(commands: Path, rule: str, tmp_path: Path) -> None:
+    """A program that knows nothing but the exported folder hears what the package hears."""
+    main = commands / "samples.c"
+    main.write_text("""
+#include <stdio.h>
+#include "commands.h"
+#include "commands_frontend.h"
+static int8_t memory[COMMANDS_MEMORY_SIZE];
+static int32_t work[COMMANDS_FRONTEND_WORK];
+static int16_t samples[16000];
+int main(void)
+{
+    int i;
+    if (commands_init(memory, sizeof memory) != 0)
+        return 1;
+    while (fread(samples, 2, 16000, stdin) == 16000) {
+        for (i = 0; i < COMMANDS_INPUT_HEIGHT; i++)
+            commands_frame(samples + i * COMMANDS_HOP_LENGTH, work,
+                           commands_input(memory) + i * COMMANDS_N_FEATURES);
+        commands_run(memory);
+        for (i = 0; i < COMMANDS_N_LABELS; i++)
+            printf("%d ", commands_output(memory)[i]);
+    }
+    return 0;
+}
+""")
+    program = compiled(commands, "samples.c", "-O2")
+    main.unlink()
+    data = Path(__file__).parents[2] / "data"
+    names = (data / "validation_list.txt").read_text().split()[:20]
+    clips = np.stack([clip_samples(read_audio(data / name, dtype="int16"), 16_000) for name in names])
+    model = kws.load("commands")
+    expected = replace(model, graph=model.graph.with_rounding(rule)).logits(clips)
+    printed = run(program, cwd=commands, given=clips.astype("<i2").tobytes())
+    program.unlink()
+    assert list(map(int, printed.split())) == expected.ravel().tolist()
+
+
+def test_a_float_front_end_is_not_exported(tmp_path: Path) -> None:
+    model = kws.load("commands")
+    frontend, _ = model.hearing()
+    export(model.graph, replace(frontend, arithmetic="float"), model.labels, tmp_path / "m", name="m")
+    assert not any("frontend" in path.name for path in sources(tmp_path / "m"))
 
 
 def test_equal_tables_are_written_once(every_op: Callable[[str], Graph], tmp_path: Path) -> None:

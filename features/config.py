@@ -12,6 +12,7 @@ from kws.errors import ModelError, UsageError
 MAX_CLIP_SECONDS = 30
 MAX_N_FFT = 8192
 MAX_N_MELS = 256
+MAX_FEATURES = 1 << 20  # of a clip: hundreds of windows are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,11 @@ class FrontendConfig:
         _check_range("log_floor", self.log_floor, 1e-12, 1.0)
         _check_range("log_offset", self.log_offset, -30.0, 30.0)
         _check_range("n_mfcc", self.n_mfcc, 1 if self.kind == "mfcc" else 0, self.n_mels if self.kind == "mfcc" else 0)
+
+        size = self.n_frames * self.n_features
+        _require(
+            size <= MAX_FEATURES, "hop_length", f"is {self.hop_length}: {size} features a clip, over {MAX_FEATURES}"
+        )
 
     @property
     def n_frames(self) -> int:

@@ -21,7 +21,7 @@ def features(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.float32]:
     `samples` are int16, or floats in [-1, 1). Any `n`: n_frames = 1 + (n - frame_length) // hop_length, or 0.
     Raises AudioError on NaN or infinite samples, UsageError on another dtype or shape.
     """
-    clips = _checked(samples)
+    clips = checked_samples(samples)
     frames = _normalized_frames(np.atleast_2d(clips), config)
     out = np.empty((*frames.shape[:2], config.n_features), np.float32)
     for of_clip, result in zip(frames, out, strict=True):
@@ -37,7 +37,7 @@ def mel_spectrogram(samples: ArrayLike, config: FrontendConfig) -> NDArray[np.fl
 
     Units: (full scale * window sum) to the power `config.power`.
     """
-    return _mel(_normalized_frames(_checked(samples)[None], config)[0], config)
+    return _mel(_normalized_frames(checked_samples(samples)[None], config)[0], config)
 
 
 def to_float64(samples: NDArray[Any]) -> NDArray[np.float64]:
@@ -47,13 +47,14 @@ def to_float64(samples: NDArray[Any]) -> NDArray[np.float64]:
 
 def to_int16(samples: ArrayLike) -> NDArray[np.int16]:
     """int16 as they are, floats times 32768, rounded half even and saturated. Errors as in `features`."""
-    array = _checked(samples)
+    array = checked_samples(samples)
     if array.dtype == np.int16:
         return array
     return np.clip(np.rint(array * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def _checked(samples: ArrayLike) -> NDArray[Any]:
+def checked_samples(samples: ArrayLike) -> NDArray[Any]:
+    """`samples` as an array, (n,) or (B, n), int16 or float. UsageError and AudioError as of `features`."""
     array = np.asarray(samples)
     if array.ndim not in (1, 2):
         raise UsageError(f"samples of shape {array.shape} are neither (n,) nor (B, n)")

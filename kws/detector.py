@@ -44,7 +44,7 @@ _PAUSE = 0.2  # seconds of quiet inside a word that do not end it: the closure b
 _LATE = 0.45  # seconds before the end of the centre's window, at most, for a word's end
 _EARLY = 0.1  # the same where speech goes on and hides the end
 _SHORTEST, _LONGEST = 0.16, 0.9  # seconds of a word
-_WINDOWS_AT_ONCE = 256
+WINDOWS_AT_ONCE = 256
 _WINDOWS_A_STEP = 16  # of a network that streams through a recording
 
 
@@ -361,9 +361,9 @@ class Detector:
             outputs = engines.stream(plan, self.model.engine).run(frames)
             every = self.detection.hop // plan.stride
             return as_posteriors(outputs[plan.lag :: every][: len(windows)])
-        parts = range(0, len(windows), _WINDOWS_AT_ONCE)
+        parts = range(0, len(windows), WINDOWS_AT_ONCE)
         return np.concatenate([
-            self.posteriors(windows.take(start, start + _WINDOWS_AT_ONCE))
+            self.posteriors(windows.take(start, start + WINDOWS_AT_ONCE))
             for start in parts
         ])  # fmt: skip
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import engine as engines
-from features.float_frontend import to_float64, to_int16
+from features.float_frontend import checked_samples, to_float64, to_int16
 from features.frontend import input_features
-from kws.detector import Decider, Event, as_posteriors, silence_before
+from kws.detector import WINDOWS_AT_ONCE, Decider, Event, as_posteriors, silence_before
 from kws.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Stream:
         self._decider = Decider(detector.detection)
         self._plan = detector.stream_plan()
         self._network = engines.stream(self._plan, model.engine) if self._plan else None
-        self._dropped = 0  # outputs of the network before the first window's
+        self._skip = self._plan.lag if self._plan else 0  # outputs to drop: those before the next window's
+        self._ended = False
         self._ahead = np.empty((0, len(model.labels)), np.int8)  # outputs for windows that are not complete yet
         self._waiting = np.empty((0, frontend.n_features), np.int8)  # frames for the network's next step
         dtype = np.int16 if frontend.arithmetic == "fixed" else np.float64
@@ -57,8 +58,11 @@ class Stream:
     def push(self, samples: NDArray[Any]) -> list[Event]:
         """The events that these samples, (n,) int16 or floats in [-1, 1), complete; n may be 0.
 
-        Errors as of `features.frontend.features`.
+        Errors as of `features.frontend.features`, before anything has changed; UsageError after `finish`.
         """
+        if self._ended:
+            raise UsageError("the stream has ended", hint="begin another with step(None, samples)")
+        samples = checked_samples(samples)
         if samples.ndim != 1:
             raise UsageError(f"samples of shape {samples.shape} are not one channel")
         events: list[Event] = []
@@ -71,6 +75,7 @@ class Stream:
 
     def finish(self) -> list[Event]:
         """The events that a clip of silence behind the last sample completes, as in `detect`. The stream ends."""
+        self._ended = True
         step = self._hop * self._frontend.hop_length
         before = silence_before(self._frontend, self._hop) * self._frontend.hop_length
         last = 1 + (before + self._n_samples) // step
@@ -102,19 +107,20 @@ class Stream:
     def _posteriors(self, new: NDArray[np.int8], stop: int) -> NDArray[np.uint8]:
         """Those of the windows from self._window to `stop` - 1, or to the last that the network gives already."""
         if self._network is None or self._plan is None:
-            if stop <= self._window:
-                return np.empty((0, len(self._model.labels)), np.uint8)
-            return self._detector.posteriors(self.take(self._window, stop))
+            starts = range(self._window, stop, WINDOWS_AT_ONCE)
+            parts = [self._detector.posteriors(self.take(i, min(i + WINDOWS_AT_ONCE, stop))) for i in starts]
+            return np.concatenate(parts) if parts else np.empty((0, len(self._model.labels)), np.uint8)
         self._waiting = np.concatenate([self._waiting, new])
         whole = len(self._waiting) // self._plan.frames * self._plan.frames
         outputs = self._network.run(self._waiting[:whole])
         self._waiting = self._waiting[whole:]
-        dropped = min(self._plan.lag - self._dropped, len(outputs))
-        self._dropped += dropped
+        dropped = min(self._skip, len(outputs))
+        self._skip -= dropped
         self._ahead = np.concatenate([self._ahead, outputs[dropped:]])
         every = self._hop // self._plan.stride
         count = max(0, min(stop - self._window, -(-len(self._ahead) // every)))
         ready = self._ahead[: count * every : every]
+        self._skip += max(0, count * every - len(self._ahead))  # those up to the next window's are still to come
         self._ahead = self._ahead[count * every :]
         return as_posteriors(ready)
 

@@ -131,15 +131,19 @@ def read_truth(path: Path) -> Truth | None:
     if not segments.is_file():
         return None
     try:
-        values = json.loads(segments.read_text(encoding="utf-8"))
+        values = json.loads(segments.read_text(encoding="utf-8-sig"))
         known = bool(values["keywords_known"])
-        found = tuple(
-            Segment(float(s["start"]), float(s["end"]), tuple(map(str, s["keywords"])) if known else None)
-            for s in values["segments"]
-        )
-    except (ValueError, TypeError, LookupError) as error:
+        found = tuple(_segment(part, known) for part in values["segments"])
+    except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
         raise DataError(f"is no description of segments: {error!r:.100}", where=segments) from None
     return Truth(segments=found)
+
+
+def _segment(values: Any, known: bool) -> Segment:
+    start, end, keywords = float(values["start"]), float(values["end"]), values["keywords"]
+    if not 0 <= start <= end < math.inf or not isinstance(keywords, list):
+        raise ValueError(f"segment {values!r:.60}")
+    return Segment(start, end, tuple(map(str, keywords)) if known else None)
 
 
 def recordings_in(folder: Path) -> list[Path]:
@@ -220,7 +224,7 @@ def det_curves(
             result.seconds += trace.seconds
     return {
         keyword: [
-            (c.false / (r.seconds / 3600), (c.said - c.found) / c.said if c.said else None)
+            (c.false / (r.seconds / 3600) if r.seconds else 0.0, (c.said - c.found) / c.said if c.said else None)
             for r in results
             for c in [r.counts[keyword]]
         ]

@@ -68,7 +68,11 @@ def read_labels(path: str | Path) -> list[Word]:
     """Audacity's label track: start, end, label in seconds, tab-separated; DataError names the line that is not."""
     path = Path(path)
     words = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError("is not text in UTF-8", where=path) from None
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("\\"):  # a backslash starts the frequency range of the label before
             continue
         parts = line.split("\t")

@@ -26,7 +26,11 @@ SPLITS = ("testing", "validation", "training", "all")
 @click.option(
     "--tolerance-ms", type=click.IntRange(0), default=300, show_default=True, help="Between the ends of word and event."
 )
-@click.option("--det", type=PATH, help="Draw miss rate against false accepts into this PNG; the numbers go beside it.")
+@click.option(
+    "--det",
+    type=PATH,
+    help="Draw miss rate against false accepts, without --noise and --gain, into this PNG; the numbers go beside it.",
+)
 @click.option("--noise", type=PATH, help="A sound file or folder to mix in, at each --snr.")
 @click.option("--snr", default="", help="Signal to noise in dB, with commas between: 20,10,5,0.")
 @click.option("--gain", default="0", show_default=True, help="Gains in dB, with commas between: -30,0.")
@@ -46,6 +50,9 @@ def evaluate(model: str, data: Path | None, split: str, engine: str, as_json: bo
     streams = of_streams["stream"] or of_streams["negatives"]
     if (data is None) == (streams is None):
         raise UsageError("give either --data, or --stream and --negatives or one of them")
+    given = [name for name in ("det", "noise", "snr") if of_streams[name]]
+    if data is not None and given:
+        raise UsageError(f"--{given[0]} belongs to --stream and --negatives")
     if data is None:
         from kws.cli.evaluate_stream import run_streams
 

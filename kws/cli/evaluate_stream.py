@@ -27,6 +27,8 @@ def run_streams(
     from kws.errors import UsageError
     from kws.stream_evaluate import evaluate_streams, mixed, recordings_in
 
+    if det and (det.suffix != ".png" or not det.parent.is_dir()):
+        raise UsageError("is no name for a PNG in a folder that exists", where=det)
     if bool(noise) != bool(snr):
         raise UsageError("--noise and --snr belong together")
     gains, ratios = _numbers(gain, "--gain"), _numbers(snr, "--snr") if snr else [None]
@@ -48,14 +50,14 @@ def run_streams(
                 )
             conditions.append({"snr_db": ratio, "gain_db": gain_db, **result.to_dict()})
             broken = result.broken
-    if det:
-        _det(model, stream, negatives, tolerance_ms / 1000, det)
     if as_json:
         click.echo(json.dumps(conditions[0] if len(conditions) == 1 else conditions, indent=2))
     else:
         click.echo("\n\n".join(table(condition) for condition in conditions))
     for line in broken:
         click.echo(f"kws: {line}", err=True)
+    if det:
+        _det(model, stream, negatives, tolerance_ms / 1000, det)
     return 1 if broken else 0
 
 
@@ -75,6 +77,8 @@ def table(figures: dict[str, Any]) -> str:
         share = 100 * figures["miss_rate"]
         lines.append(f"missed         {share:.2f} % [{100 * low:.2f}, {100 * high:.2f}] of {figures['said']} words")
     rate, bound = figures["false_accepts_per_hour"], figures["false_accepts_per_hour_upper95"]
+    if rate is None:
+        return "\n".join([*lines, "no recording could be read"])
     lines.append(
         f"false accepts  {rate:.2f} an hour, at most {bound:.2f} with 95 % confidence: {figures['false_accepts']} in "
         f"{figures['hours']:.2f} hours"
@@ -110,5 +114,5 @@ def _det(model: Model, stream: Path | None, negatives: Path | None, tolerance: f
         ]
         for keyword, points in curves.items()
     }
-    out.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    out.with_suffix(".det.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     plot_det(curves, out)

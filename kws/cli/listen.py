@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 0.1  # seconds that are read at once
 _CLIPPED_SHARE = 0.01  # of a block's samples at the end of int16
+_BEHIND = 5.0  # seconds that may wait to be heard before samples are lost
 _SILENT_SECONDS = 3.0  # of nothing but zeros before that is said
 _METER = 30
 
@@ -55,9 +56,8 @@ def listen(model: str, engine: str, device: str | None, format_: str, source: st
             state, events = detector.step(state, block)
             _print(events, format_)
     except KeyboardInterrupt:
-        if not source:  # a microphone ends so
-            return 0
-        raise
+        if source:  # a microphone ends so
+            raise
     finally:
         watch.end()
     _print(state.finish(), format_)
@@ -86,6 +86,8 @@ def _standard_input(rate: int) -> Iterator[NDArray[np.int16]]:
 
     from kws.errors import AudioError
 
+    if sys.stdin is None:
+        raise AudioError("is closed", where="standard input")
     size = 2 * round(_BLOCK * rate)
     held = b""
     while data := sys.stdin.buffer.read(size):
@@ -108,18 +110,22 @@ def _microphone(rate: int, device: str | None, watch: _Watch) -> Iterator[NDArra
         raise MissingExtraError("a microphone needs sounddevice", hint="pip install 'integer-kws[mic]'") from None
     except OSError as error:  # its wheel for Linux brings no PortAudio
         raise MissingExtraError(f"sounddevice cannot be used: {error}", hint="install libportaudio2") from None
-    blocks: queue.Queue[NDArray[np.int16]] = queue.Queue()
+    blocks: queue.Queue[NDArray[np.int16]] = queue.Queue(round(_BEHIND / _BLOCK))
 
     def heard(data: Any, frames: int, time: Any, status: Any) -> None:
         if status.input_overflow:
             watch.lost += 1
-        blocks.put(data[:, 0].copy())
+        try:
+            blocks.put_nowait(data[:, 0].copy())
+        except queue.Full:
+            watch.lost += 1
 
     chosen: int | str | None = int(device) if device and device.isdecimal() else device
     try:
         stream = sounddevice.InputStream(
             samplerate=rate, channels=1, dtype="int16", blocksize=round(_BLOCK * rate), device=chosen, callback=heard
         )
+        stream.start()
     except (sounddevice.PortAudioError, ValueError) as error:
         hint = "python -m sounddevice lists the devices"
         raise AudioError(f"no microphone gives {rate} samples a second: {error}", where=device, hint=hint) from None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,15 +34,22 @@ def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: P
     from kws.tune import tune as run
 
     target = out or resolve(model)
-    if out is None and target.parent == SHIPPED:
+    if not math.isfinite(max_fa_per_hour):
+        raise UsageError(f"--max-fa-per-hour {max_fa_per_hour} is not a number of false accepts")
+    for file in (target, png):
+        if file is not None and not file.parent.is_dir():
+            raise UsageError("is in no folder that exists", where=file)
+    if target.resolve().parent == SHIPPED.resolve():
         raise UsageError("a model that ships is not changed", hint="give --out FILE.kws")
     with progress("tuning") as update:
         tuned, tuning = run(load_model(model), data, negatives, max_fa_per_hour, progress=update)
     click.echo(table(tuning, max_fa_per_hour))
-    if png:
-        _draw(tuning, png)
     tuned.save(target)
     click.echo(f"wrote {target}")
+    if png:
+        from kws.plot import plot_tuning
+
+        plot_tuning(tuning, png)
 
 
 def table(tuning: Tuning, limit: float) -> str:
@@ -59,6 +67,9 @@ def table(tuning: Tuning, limit: float) -> str:
         f"{tuning.words_found} of {tuning.said.sum()} words found, {tuning.false_accepts} false accepts in "
         f"{tuning.hours:.2f} hours: {rate:.2f} an hour, at most {tuning.upper95:.2f} with 95 % confidence",
     ]
+    untold = [keyword for keyword, said in zip(tuning.keywords, tuning.said, strict=True) if said == 0]
+    if untold:
+        lines.append(f"no validation clip of {', '.join(untold)}: their thresholds stay")
     if tuning.upper95 > limit:
         lines.append(f"so few hours cannot show that the rate is at most {limit:g} an hour")
     if tuning.without_speaker:
@@ -66,9 +77,3 @@ def table(tuning: Tuning, limit: float) -> str:
             f"{tuning.without_speaker} clips do not name their speaker: nothing says that they are not tested on"
         )
     return "\n".join(lines)
-
-
-def _draw(tuning: Tuning, out: Path) -> None:
-    from kws.plot import plot_tuning
-
-    plot_tuning(tuning, out)

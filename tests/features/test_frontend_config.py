@@ -3,6 +3,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,11 @@ def test_a_wrong_field_is_refused_by_name(field, value):
     named = "fmax" if (field, value) == ("fmin", 7600.0) else field
     with pytest.raises(ModelError, match=rf"^frontend\.{named}: "):
         FrontendConfig.from_dict(values)
+
+
+def test_a_clip_of_too_many_features_is_refused():
+    with pytest.raises(ModelError, match=r"^frontend\.hop_length: is 1: 2816400 features a clip, over 1048576"):
+        replace(PRESETS["mfb40"], hop_length=1, clip_samples=70_889)
 
 
 def test_a_missing_an_unknown_and_no_field_at_all_are_refused():

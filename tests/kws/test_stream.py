@@ -15,7 +15,7 @@ import kws
 from features.audio import read_audio
 from features.config import get_preset
 from kws.detector import DetectionConfig, Detector, Event
-from kws.errors import UsageError
+from kws.errors import AudioError, UsageError
 from kws.model import Model
 from kws.stream import Stream
 
@@ -100,6 +100,35 @@ def test_memory_does_not_grow(streaming_model: Model) -> None:
             stream.push(rng.integers(-3000, 3000, 16_000).astype(np.int16))
         sizes.append(sum(len(value) for value in vars(stream).values() if isinstance(value, np.ndarray)))
     assert max(sizes) == sizes[0]
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("size", [160, 1600, 5000])
+def test_outputs_between_windows_are_passed_over(streaming_model: Model, recording: Any, every: int, size: int) -> None:
+    """Where `hop` is several strides: the posteriors themselves, as sums would hide a shift."""
+    detection = replace(streaming_model.hearing()[1], hop=4 * every)
+    detector = Detector(streaming_model, detection)
+    expected = detector.trace(recording[:48_000]).posteriors
+    stream, found = Stream(detector), []
+    push = stream._decider.push
+    stream._decider.push = lambda posteriors: found.append(posteriors) or push(posteriors)  # type: ignore[method-assign]
+    for start in range(0, 48_000, size):
+        stream.push(recording[start : min(start + size, 48_000)])
+    stream.finish()
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+
+
+def test_samples_are_checked_before_anything_changes(commands: Model) -> None:
+    stream = Stream(Detector(replace(commands, frontend=replace(commands.frontend, arithmetic="float"))))
+    with pytest.raises(UsageError, match="dtype int32"):
+        stream.push(np.zeros(10, np.int32))
+    with pytest.raises(AudioError, match="NaN"):
+        stream.push(np.full(10, np.nan))
+    assert stream.push(np.zeros(10, np.float32)) == []
+    assert stream.seconds == 10 / 16_000
+    stream.finish()
+    with pytest.raises(UsageError, match="has ended"):
+        stream.push(np.zeros(10, np.float32))
 
 
 def test_a_fresh_stream_is_as_the_first(commands: Model, recording: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -86,6 +87,15 @@ def test_truth_is_read_from_either_file(tmp_path: Path) -> None:
     assert read_truth(tmp_path / "a.wav") == Truth(segments=(Segment(0.5, 2.0, ("go",)),))
     (tmp_path / "a.txt").write_text("1.0\t1.5\tgo\n")
     assert read_truth(tmp_path / "a.wav") == Truth((Word("go", 1.0, 1.5),))
+    endless = '{"keywords_known": true, "segments": [{"start": 1e999, "end": 2, "keywords": []}]}'
+    letters = '{"keywords_known": true, "segments": [{"start": 0, "end": 2, "keywords": "up"}]}'
+    for text in ("[1, 2", "[" * 200_000, endless, letters):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(DataError, match=r"b\.json: is no description of segments"):
+            read_truth(tmp_path / "b.wav")
+    (tmp_path / "c.txt").write_bytes(b"0.5\t1.0\tgr\xfcn\n")
+    with pytest.raises(DataError, match=r"c\.txt: is not text in UTF-8"):
+        read_truth(tmp_path / "c.wav")
     (tmp_path / "b.json").write_text("[1, 2")
     with pytest.raises(DataError, match=r"b\.json: is no description of segments"):
         read_truth(tmp_path / "b.wav")
@@ -132,6 +142,7 @@ def test_thresholds_share_the_false_accepts_that_are_allowed() -> None:
     assert choose(found, false, 1) == (1, 2)
     assert choose(found, false, 4) == (0, 2)
     assert choose(found, false, 99) == (0, 2)  # among equals the highest threshold
+    assert choose(np.array([[10, 8], [10, 8]]), np.array([[1, 0], [5, 0]]), 5) == (0, 1)  # fewest false accepts
     with pytest.raises(DataError, match="more than 0 false accepts"):
         choose(found, false + 1, 0)
 
@@ -165,6 +176,10 @@ def test_tuning_finds_words_within_the_rate(words: Path, negatives: Path) -> Non
     assert tuned.detection is not None
     assert tuned.detection.thresholds != model.hearing()[1].thresholds
     assert tuned.provenance["tuned"]["words_found"] == tuning.words_found
+    own = model.hearing()[1]
+    for keyword, said in enumerate(tuning.said):
+        if said == 0:  # "on" has no clip there
+            assert abs(tuned.detection.thresholds[keyword] / own.thresholds[keyword] - 1) < 0.01
     loose, more = tune(model, words, negatives, 1e6)
     assert more.words_found >= tuning.words_found
     assert loose.provenance["tuned"]["false_accepts"] == more.false_accepts
@@ -194,7 +209,7 @@ def test_the_command_line_tunes_evaluates_and_draws(words: Path, negatives: Path
     common = ["evaluate", "--model", str(out), "--stream", str(DATA / "recordings"), "--negatives", str(negatives)]
     assert main([*common, "--det", str(det)]) == 0
     assert "an hour, at most" in capsys.readouterr().out
-    assert set(json.loads(det.with_suffix(".json").read_text())) == set(kws.load("commands").labels[:-2])
+    assert set(json.loads(det.with_suffix(".det.json").read_text())) == set(kws.load("commands").labels[:-2])
     noisy = ["--noise", str(negatives), "--snr", "20,0", "--gain", "-12"]
     assert main([*common, *noisy, "--json"]) == 0
     conditions = json.loads(capsys.readouterr().out)
@@ -208,6 +223,10 @@ def test_the_command_line_tunes_evaluates_and_draws(words: Path, negatives: Path
     (["evaluate", "--stream", str(DATA / "recordings"), "--snr", "3"], "--noise and --snr belong together"),
     (["evaluate", "--stream", str(DATA / "recordings"), "--gain", "loud"], "--gain 'loud' is not numbers"),
     (["listen", "-", "--device", "3"], "--device is a microphone's"),
+    (["evaluate", "--data", "x", "--snr", "3"], "--snr belongs to --stream"),
+    (["evaluate", "--stream", "x", "--det", "x.json"], "x.json: is no name for a PNG"),
+    (["tune", "--data", "x", "--negatives", "y", "--out", "z.kws", "--max-fa-per-hour", "inf"], "inf is not a number"),
+    (["tune", "--data", "x", "--negatives", "y", "--out", "no/z.kws"], "no/z.kws: is in no folder that exists"),
 ])  # fmt: skip
 def test_wrong_usage_is_one_line(arguments: list[str], said: str, capsys: Any) -> None:
     assert main(arguments) == 2
@@ -243,6 +262,21 @@ def test_a_useless_input_is_said_once(samples: Any, said: str, monkeypatch: Any,
     error = capsys.readouterr().err
     assert error.count(said) == 1
     assert "ended within a sample" in error
+
+
+def test_recordings_none_of_which_can_be_read(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "empty.wav").write_bytes(b"")
+    assert main(["evaluate", "--negatives", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "no recording could be read" in printed.out
+    assert "empty.wav" in printed.err
+
+
+def test_a_shipped_model_is_not_changed_by_its_path(words: Path, negatives: Path, capsys: Any) -> None:
+    shipped = Path(kws.__file__).parent / "models" / "commands.kws"
+    given = ["--data", str(words), "--negatives", str(negatives), "--model", os.path.relpath(shipped)]
+    assert main(["tune", *given]) == 2
+    assert "a model that ships is not changed" in capsys.readouterr().err
 
 
 def test_a_wav_file_on_standard_input_is_refused(monkeypatch: Any, capsys: Any) -> None:

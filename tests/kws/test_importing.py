@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_our_own_export_needs_neither_labels_nor_preset(tone_model: Model, tmp_p
 
 
 def test_with_a_preset_it_hears(
-    capsys: pytest.CaptureFixture[str], file: Path, tone_model: Model, tone_file: object, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], file: Path, tone_model: Model, tone_file: Any, tmp_path: Path
 ) -> None:
     out, names = tmp_path / "m.kws", tmp_path / "names.txt"
     names.write_text("\n".join(tone_model.labels) + "\n")
@@ -55,20 +56,20 @@ def test_with_a_preset_it_hears(
         code, printed, err = run(capsys, "import", file, "--out", out, "--labels", labels, "--preset", "mfb40")
         assert (code, err) == (0, "")
         assert printed == f"3 ops, 4 labels, rounding 'tflm'\nwrote {out}\n"
-    recording = tone_file("tones.wav", 4, ("low", 1.0, 0.4), ("high", 2.5, 0.3))  # type: ignore[operator]
+    recording = tone_file("tones.wav", 4, ("low", 1.0, 0.4), ("high", 2.5, 0.3))
     code, printed, _ = run(capsys, "infer", "--model", out, "--format", "csv", recording)
     assert code == 0
     assert [line.split(",")[1] for line in printed.splitlines()[1:]] == ["low", "high"]
 
 
 def test_without_a_preset_it_is_deaf_and_all_else_works(
-    capsys: pytest.CaptureFixture[str], file: Path, tone_file: object, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], file: Path, tone_file: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "m.kws"
     code, printed, _ = run(capsys, "import", file, "--out", out)
     assert code == 0
     assert printed.splitlines()[0].endswith("; without a front-end it hears no sound")
-    recording = tone_file("tones.wav", 2)  # type: ignore[operator]
+    recording = tone_file("tones.wav", 2)
     for arguments in (("infer", recording), ("features", recording, "--npy", tmp_path / "x.npy")):
         code, _, err = run(capsys, *arguments, "--model", out)
         assert code == 1

@@ -104,14 +104,16 @@ def test_memory_does_not_grow(streaming_model: Model) -> None:
 
 @pytest.mark.parametrize("every", [2, 3])
 @pytest.mark.parametrize("size", [160, 1600, 5000])
-def test_outputs_between_windows_are_passed_over(streaming_model: Model, recording: Any, every: int, size: int) -> None:
+def test_outputs_between_windows_are_passed_over(
+    streaming_model: Model, recording: Any, every: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where `hop` is several strides: the posteriors themselves, as sums would hide a shift."""
     detection = replace(streaming_model.hearing()[1], hop=4 * every)
     detector = Detector(streaming_model, detection)
     expected = detector.trace(recording[:48_000]).posteriors
     stream, found = Stream(detector), []
     push = stream._decider.push
-    stream._decider.push = lambda posteriors: found.append(posteriors) or push(posteriors)  # type: ignore[method-assign]
+    monkeypatch.setattr(stream._decider, "push", lambda posteriors: found.append(posteriors) or push(posteriors))
     for start in range(0, 48_000, size):
         stream.push(recording[start : min(start + size, 48_000)])
     stream.finish()

@@ -4,22 +4,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy import engine
+from deploy.graph import Graph
 from features.config import FrontendConfig
-from kws.detector import POSTERIOR_MAX, DetectionConfig, keywords_of, posteriors_of
+from features.frontend import input_features
+from features.quantize import clip_samples
+from kws.detector import WINDOWS_AT_ONCE, DetectionConfig, keywords_of, posteriors_of
 from kws.model import RUN_FILE, Model
+from kws.tune import count_firings, moving_sums
 from training import recipe
 from training.config import TrainConfig
+from training.dataset import load, scan_folder
 from training.report import Progress
 
 __all__ = ["TrainConfig", "choose_detection", "train"]
 
-FALSE_ACCEPT_SHARE = 0.01  # of the validation clips without a keyword
-LOWEST, HIGHEST = 0.5, 0.8  # thresholds, of the largest posterior
+FALSE_ACCEPT_SHARE = 0.02  # of the validation clips without a keyword
+LOWEST, HIGHEST = 50, 90  # thresholds, in hundredths of the largest sum
+MOST_CLIPS = 2000
 
 
 def train(config: TrainConfig, *, resume: bool = False, progress: Progress | None = None) -> Path:
@@ -28,23 +34,49 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
     Raises UsageError and DataError as `training.recipe.train` does. After KeyboardInterrupt or a kill `resume` goes on.
     """
     trained = recipe.train(config, resume=resume, progress=progress)
-    posteriors = posteriors_of(trained.graph, trained.logits)
-    detection = choose_detection(trained.labels, trained.frontend, posteriors, trained.validation.labels.numpy())
+    others = _other_words(config, trained.frontend, trained.graph)
+    detection = choose_detection(trained.graph, trained.frontend, len(keywords_of(trained.labels)), others)
     path = trained.run / RUN_FILE
     Model(trained.graph, trained.frontend, trained.labels, detection, trained.provenance).save(path)
     return path
 
 
 def choose_detection(
-    labels: tuple[str, ...], frontend: FrontendConfig, posteriors: NDArray[np.uint8], truth: NDArray[Any]
+    graph: Graph, frontend: FrontendConfig, n_keywords: int, others: NDArray[np.int8]
 ) -> DetectionConfig:
-    """One threshold for all keywords: the lowest that at most 1 % of the clips without a keyword reach, in [0.5, 0.8].
+    """One threshold for all keywords: the lowest, from half of the largest sum up to 0.9 of it, at which windows that
+    slide over `others` fire at most once in 50 of these clips.
 
-    `posteriors` (N, n_labels) and `truth` (N,), label indices, are those of the validation split.
+    `others`, (N, n_frames, n_features) in the network's input domain, are clips without a keyword. They follow each
+    other without a pause: a window sees the end of one and the beginning of the next, as it does in speech.
     """
-    n_keywords = len(keywords_of(labels))
-    others = posteriors[truth >= n_keywords, :n_keywords].max(axis=1, initial=0)
-    for threshold in range(round(LOWEST * POSTERIOR_MAX), round(HIGHEST * POSTERIOR_MAX)):
-        if np.mean(others >= threshold) <= FALSE_ACCEPT_SHARE:
+    detection = DetectionConfig.default(frontend, n_keywords, threshold=LOWEST / 100)
+    if len(others) == 0:
+        return detection
+    frames = others.reshape(-1, frontend.n_features)
+    windows = np.lib.stride_tricks.sliding_window_view(frames, frontend.n_frames, axis=0)[:: detection.hop]
+    logits = [
+        engine.run(graph, np.ascontiguousarray(np.moveaxis(windows[i : i + WINDOWS_AT_ONCE], 1, 2))[..., None])
+        for i in range(0, len(windows), WINDOWS_AT_ONCE)
+    ]
+    posteriors = posteriors_of(graph, np.concatenate(logits))[:, :n_keywords]
+    sums = np.stack([moving_sums(column, detection.smoothing) for column in posteriors.T]).max(axis=0)
+    for hundredths in range(LOWEST, HIGHEST + 1):
+        detection = DetectionConfig.default(frontend, n_keywords, threshold=hundredths / 100)
+        firings = count_firings(sums, detection.thresholds[0], detection.releases[0], detection.refractory)
+        if firings <= FALSE_ACCEPT_SHARE * len(others):
             break
-    return DetectionConfig.default(frontend, n_keywords, threshold=threshold / POSTERIOR_MAX)
+    return detection
+
+
+def _other_words(config: TrainConfig, frontend: FrontendConfig, graph: Graph) -> NDArray[np.int8]:
+    """Validation clips of words that are no keywords, at most MOST_CLIPS: (N, n_frames, n_features)."""
+    clips = [
+        clip for folder in config.data for clip in scan_folder(folder)
+        if clip.split == "validation" and clip.word not in config.keywords
+    ]  # fmt: skip
+    recordings = load(clips[:: -(-len(clips) // MOST_CLIPS) or 1]).recordings
+    if len(recordings) == 0:
+        return np.empty((0, *frontend.input_shape[:2]), np.int8)
+    samples = np.stack([clip_samples(recordings[i], frontend.clip_samples) for i in range(len(recordings))])
+    return input_features(samples, frontend, graph.input_params)

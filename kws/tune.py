@@ -147,7 +147,7 @@ def _words(
         posteriors = detector.trace(np.concatenate([pause, recordings[i], pause])).posteriors
         keyword = keywords.index(clip.word)
         said[keyword] += 1
-        found[keyword] += _sums(posteriors[:, keyword], smoothing).max() >= limits
+        found[keyword] += moving_sums(posteriors[:, keyword], smoothing).max() >= limits
     return found, said
 
 
@@ -162,14 +162,14 @@ def _false_accepts(
         trace = detector.trace(read_audio(file, dtype="int16", sample_rate=detector.frontend.sample_rate))
         seconds += trace.seconds
         for keyword in range(len(keywords)):
-            sums = _sums(trace.posteriors[:, keyword], detection.smoothing)
+            sums = moving_sums(trace.posteriors[:, keyword], detection.smoothing)
             for level, share in enumerate(LEVELS):
                 limit = _limit(detection, share)
                 false[keyword, level] += count_firings(sums, limit, max(1, limit * 6 // 10), detection.refractory)
     return false, seconds
 
 
-def _sums(posteriors: NDArray[np.uint8], smoothing: int) -> NDArray[np.int64]:
+def moving_sums(posteriors: NDArray[np.uint8], smoothing: int) -> NDArray[np.int64]:
     """The moving sums of one keyword, (n,), as `Decider` has them."""
     total = np.concatenate([np.zeros(smoothing, np.int64), np.cumsum(posteriors, dtype=np.int64)])
     sums: NDArray[np.int64] = total[smoothing:] - total[:-smoothing]

@@ -23,8 +23,8 @@ class TrainConfig:
     keywords: tuple[str, ...]
     out: Path
     train_only: tuple[Path, ...] = ()
-    network: str = "ds-cnn-s"
-    preset: str = "mfb40"
+    network: str = "tc-stream"
+    preset: str = "mfb40-10ms"
     arithmetic: str | None = None  # of the front-end, "fixed" or "float"; None: the preset's own
     ptq: bool = False  # quantize after training, without fine-tuning
     calibration: str = "minmax"  # of --ptq
@@ -52,8 +52,8 @@ class TrainConfig:
         return dataclasses.replace(preset, arithmetic=self.arithmetic or preset.arithmetic)
 
     def epochs_for(self, plan_length: int) -> int:
-        """Float epochs: as asked, or as many as show the network 40,000 clips and at least 45 times the corpus."""
-        return self.epochs or max(45, math.ceil(40_000 / plan_length))
+        """Float epochs: as asked, or as many as show the network 80,000 clips and at least 45 times the corpus."""
+        return self.epochs or max(45, math.ceil(80_000 / plan_length))
 
     def qat_epochs_for(self, plan_length: int) -> int:
         """QAT epochs: a share of the float ones, 0 with `ptq`."""

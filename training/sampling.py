@@ -25,7 +25,7 @@ class Sampling:
     """
 
     recorded_weight: float = 30.0
-    unknown_share: float = 0.2
+    unknown_share: float = 0.4
     silence_share: float = 0.1
     word_power: float = 0.5
 

@@ -25,10 +25,10 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--keywords", required=True, help="The words to detect, with commas between.")
 @click.option("--out", type=_FOLDER, required=True, help="The run folder; the model is OUT/model.kws.")
 @click.option(
-    "--network", default="ds-cnn-s", show_default=True, help="ds-cnn-s, -m or -l, tc-resnet, tc-resnet8 or tc-stream."
+    "--network", default="tc-stream", show_default=True, help="tc-stream, tc-resnet, tc-resnet8, ds-cnn-s, -m or -l."
 )
 @click.option(
-    "--preset", default="mfb40", show_default=True, help="Front-end: mfb40, mfb40-10ms, mfcc10 or mlperf-tiny."
+    "--preset", default="mfb40-10ms", show_default=True, help="Front-end: mfb40-10ms, mfb40, mfcc10 or mlperf-tiny."
 )
 @click.option(
     "--arithmetic",

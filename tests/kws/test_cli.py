@@ -419,8 +419,8 @@ def test_damaged_model_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_interrupt_exits_130(tone_file: ToneFile, tone_model_file: Path) -> None:
-    """Ctrl-C, sent as soon as the first of many events is out."""
-    paths = [tone_file(f"{i}.wav", 4, *BURSTS) for i in range(400)]
+    """Ctrl-C, sent as soon as the first of many events is out: more than a pipe holds, so that it cannot end before."""
+    paths = [tone_file(f"{i}.wav", 4, *BURSTS) for i in range(10)] * 400
     process = subprocess.Popen(
         [KWS, "infer", *paths, "--model", tone_model_file, "--format", "jsonl"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},

@@ -14,11 +14,12 @@ import soundfile
 import torch
 
 import kws
-from features.config import get_preset
+from features.frontend import input_features
 from kws.cli.main import main
+from kws.detector import DetectionConfig
+from kws.model import Model
 from kws.train import choose_detection
-
-LABELS = ("low", "high", "_silence_", "_unknown_")
+from tests.kws.conftest import tones
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def run(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train_writes_a_model_that_loads_and_names_its_origin(run: Path) -> None:
     model = kws.load(run)
-    assert model.labels == LABELS
+    assert model.labels == ("low", "high", "_silence_", "_unknown_")
     assert model.provenance["seed"] == 0
     assert model.provenance["command"].startswith("kws train --data words --keywords low,high --out run")
     assert str(run.parent) not in str(model.provenance)
@@ -133,15 +134,19 @@ def test_mistakes_are_one_line(
     assert message in capsys.readouterr().err
 
 
-def test_threshold_is_the_lowest_that_rejects_what_is_no_keyword() -> None:
-    frontend = get_preset("mfb40")
-    posteriors = np.zeros((300, 4), np.uint8)
-    truth = np.repeat([0, 2, 3], 100)
-    lowest = choose_detection(LABELS, frontend, posteriors, truth)
-    posteriors[100:110, 1] = 170  # 10 of 200 clips without a keyword
-    higher = choose_detection(LABELS, frontend, posteriors, truth)
-    posteriors[100:110, 1] = 255
-    highest = choose_detection(LABELS, frontend, posteriors, truth)
-    per_window = [config.thresholds[0] / config.smoothing for config in (lowest, higher, highest)]
-    assert per_window == pytest.approx([0.5 * 255, 171, 0.8 * 255], abs=1)
-    assert not higher.accepts(posteriors[105:106].clip(max=170)).any()
+def test_threshold_is_the_lowest_at_which_sliding_windows_reject_other_words(tone_model: Model) -> None:
+    def threshold(*lengths: float) -> float:
+        """Of 100 clips, of which the first have a tone of so many seconds."""
+        bursts = [[("low", 0.4, length)] for length in lengths] + [[]] * (100 - len(lengths))
+        clips = np.stack([tones(1, *burst, seed=i) for i, burst in enumerate(bursts)])
+        others = input_features(clips, frontend, tone_model.graph.input_params)
+        config = choose_detection(tone_model.graph, frontend, 2, others)
+        assert config == DetectionConfig.default(frontend, 2, threshold=config.thresholds[0] / 255 / config.smoothing)
+        return config.thresholds[0] / 255 / config.smoothing
+
+    frontend, _ = tone_model.hearing()
+    assert threshold() == threshold(0.4) == pytest.approx(0.5, abs=1e-3)  # once in a hundred clips is not too often
+    assert threshold(0.27, 0, 0.27, 0, 0.27) == pytest.approx(0.72, abs=0.05)
+    assert threshold(0.4, 0, 0.4, 0, 0.4) == pytest.approx(0.9, abs=1e-3)
+    nothing = choose_detection(tone_model.graph, frontend, 2, np.empty((0, *frontend.input_shape[:2]), np.int8))
+    assert nothing == DetectionConfig.default(frontend, 2)

@@ -59,16 +59,16 @@ class _Block(nn.Module):
         return cast(Tensor, self.relu(self.add(self.conv2(self.conv1(x)), self.skip(self.crop(x)))))
 
 
-STREAM_CHANNELS = (32, 48, 64, 96)
-STREAM_KERNELS = (9, 7, 5)
+STREAM_CHANNELS = (48, 64, 80, 112)
+STREAM_KERNELS = (7, 5, 5)
 STREAM_STRIDES = (2, 2, 1)  # an output for 4 frames: 40 ms at a hop of 10
 
 
 class TcStream(KeywordNetwork):
     """Float features (B, 1, T, F) -> logits (B, n_labels): strided as TC-ResNet8, without padding, so that it streams.
 
-    An output sees 95 frames, nearly all of a window of 98. More frames give more outputs, whose mean is taken. Raises
-    UsageError where T is below 95.
+    A column of the last layer sees 77 frames; the mean of the six that a window of 98 gives is taken, so that a word
+    may lie anywhere in it. Raises UsageError where T is below 77.
     """
 
     def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
@@ -80,7 +80,7 @@ class TcStream(KeywordNetwork):
             blocks.append(block)
             left = block.time
         if left < 1:
-            raise UsageError(f"tc-stream needs at least 95 frames, not {time}", hint="take preset mfb40-10ms")
+            raise UsageError(f"tc-stream needs at least 77 frames, not {time}", hint="take preset mfb40-10ms")
         super().__init__(
             ConvBn(features, STREAM_CHANNELS[0], (FIRST_KERNEL, 1)), blocks,
             window=(left, 1), channels=STREAM_CHANNELS[-1], n_labels=n_labels, dropout=dropout, as_channels=True,

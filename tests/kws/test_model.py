@@ -151,6 +151,7 @@ def test_load_takes_a_file_a_run_folder_or_a_name(
         kws.model.load("nothing")
     with pytest.raises(ModelError, match=r"is a folder without model\.kws"):
         kws.model.load(tmp_path)
+    monkeypatch.chdir(tmp_path / "run")  # a folder of which it is known that no "mine" lies beside it
     with pytest.raises(ModelError, match="is no file"):
         kws.model.load("../mine")
 

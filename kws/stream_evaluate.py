@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,30 +167,18 @@ def evaluate_streams(
 
     An event is that of a word by `stream_score.matches` (`tolerance` in seconds), or that of a segment that holds its
     label and overlaps it, once for each time that the label is listed. Every other event is a false accept, a second
-    one of the same word too. `change` is applied to the samples first. Recordings that cannot be read are named.
-    Raises DataError for a folder without recordings, and for a stream without a truth beside it.
+    one of the same word too. `change` is applied to the samples first. Recordings that cannot be read, and those below
+    `streams` without a truth beside them, are named in `broken` and do not count. Raises DataError for a folder without
+    recordings.
     """
     keywords = keywords_of(model.labels)
     result = StreamEvaluation(keywords, {keyword: Counts() for keyword in keywords})
-    paths = [(path, True) for path in (recordings_in(streams) if streams else [])]
-    paths += [(path, False) for path in (recordings_in(negatives) if negatives else [])]
     broken: list[str] = []
     detector = Detector(model)
-    for done, (path, positive) in enumerate(paths):
-        progress(done, len(paths))
-        truth = read_truth(path)
-        if truth is None and positive:
-            raise DataError("has no X.txt or X.json beside it that says what is said in it", where=path)
-        try:
-            samples = read_audio(path, dtype="int16", sample_rate=detector.frontend.sample_rate)
-        except KwsError as error:
-            broken.append(str(error))
-            continue
-        trace = detector.trace(change(samples) if change else samples)
-        count_events(result, timed_events(detector, trace), truth or Truth(), tolerance)
+    for trace, truth in _heard(detector, streams, negatives, change, broken, progress):
+        count_events(result, timed_events(detector, trace), truth, tolerance)
         result.seconds += trace.seconds
         result.recordings += 1
-    progress(len(paths), len(paths))
     result.broken = tuple(broken)
     return result
 
@@ -205,20 +193,13 @@ def det_curves(
 ) -> dict[str, list[tuple[float, float | None]]]:
     """(False accepts an hour, miss rate) of each keyword at every threshold of DET_SHARES, one for all keywords.
 
-    The network runs once. Errors as of `evaluate_streams`; what cannot be read is left out.
+    The network runs once. What `evaluate_streams` names as broken is left out; errors as there.
     """
     keywords = keywords_of(model.labels)
     detector = Detector(model)
     detectors = [Detector(model, at_threshold(detector.detection, share)) for share in DET_SHARES]
     results = [StreamEvaluation(keywords, {keyword: Counts() for keyword in keywords}) for _ in DET_SHARES]
-    paths = [path for folder in (streams, negatives) if folder for path in recordings_in(folder)]
-    for done, path in enumerate(paths):
-        progress(done, len(paths))
-        try:
-            samples = read_audio(path, dtype="int16", sample_rate=detector.frontend.sample_rate)
-        except KwsError:
-            continue
-        trace, truth = detector.trace(samples), read_truth(path) or Truth()
+    for trace, truth in _heard(detector, streams, negatives, None, [], progress):
         for tried, result in zip(detectors, results, strict=True):
             count_events(result, timed_events(tried, trace), truth, tolerance)
             result.seconds += trace.seconds
@@ -230,6 +211,29 @@ def det_curves(
         ]
         for keyword in keywords
     }
+
+
+def _heard(
+    detector: Detector, streams: Path | None, negatives: Path | None,
+    change: Callable[[NDArray[Any]], NDArray[Any]] | None, broken: list[str], progress: Callable[[int, int], None],
+) -> Iterator[tuple[Trace, Truth]]:  # fmt: skip
+    """Every recording below either folder that can be used; `broken` gets a line for each of the others."""
+    paths = [(path, True) for path in (recordings_in(streams) if streams else [])]
+    paths += [(path, False) for path in (recordings_in(negatives) if negatives else [])]
+    for done, (path, positive) in enumerate(paths):
+        progress(done, len(paths))
+        try:
+            truth = read_truth(path)
+            if truth is None and positive:
+                raise DataError("has no X.txt or X.json beside it that says what is said in it", where=path)
+            samples = read_audio(path, dtype="int16", sample_rate=detector.frontend.sample_rate)
+        except KwsError as error:
+            broken.append(str(error))
+        except OSError as error:  # of the truth: read_audio makes its own an AudioError
+            broken.append(f"{error.filename or path}: {error.strerror or error}")
+        else:
+            yield detector.trace(change(samples) if change else samples), truth or Truth()
+    progress(len(paths), len(paths))
 
 
 def timed_events(detector: Detector, trace: Trace) -> list[tuple[Event, float]]:

@@ -42,8 +42,8 @@ def evaluate(model: str, data: Path | None, split: str, engine: str, as_json: bo
     With --data it prints accuracy, recall and false accepts of single words with 95 % intervals. The split of a clip is
     that of DATA's lists, or of its speaker's hash. Words that are no labels count as _unknown_, a folder _silence_ as
     silence. With --stream or --negatives it runs the detector: words missed, false accepts an hour with a one-sided
-    95 % bound, and seconds from the end of a word to its firing. What cannot be read is named and left out, and the
-    exit code is then 1.
+    95 % bound, and seconds from the end of a word to its firing. What cannot be read, and a recording of --stream
+    without X.txt or X.json, is named and left out, and the exit code is then 1.
     """
     from kws.errors import UsageError
 

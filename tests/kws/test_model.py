@@ -22,6 +22,8 @@ from safetensors.numpy import save as save_arrays
 
 import kws.model
 from deploy.reference import run
+from features.audio import read_audio
+from features.frontend import input_features
 from kws.detector import Detector
 from kws.errors import KwsError, ModelError, UsageError
 from kws.model import Model
@@ -89,6 +91,25 @@ def test_reads_the_golden_file_of_version_2() -> None:
     assert model.to_bytes() == (GOLDEN / "model_v2.kws").read_bytes()
 
 
+@pytest.mark.parametrize("engine", ["reference", "native"])
+def test_reads_the_golden_file_of_version_2_that_hears_in_integers(engine: str) -> None:
+    model = replace(Model.load(GOLDEN / "model_v2_fixed.kws"), engine=engine)
+    golden = np.load(GOLDEN / "model_v2_fixed.npz")
+    frontend, detection = model.hearing()
+    assert frontend.arithmetic == "fixed"
+    assert (detection.hop, detection.smoothing, detection.thresholds) == (2, 4, (300, 300))
+    samples = read_audio(GOLDEN.parents[1] / "data" / "recordings" / "recording_00.wav", dtype="int16")
+    clips = samples[: 24 * 16_000].reshape(24, 16_000)
+    found = input_features(clips[: len(golden["features"])], frontend, model.graph.input_params)
+    np.testing.assert_array_equal(found, golden["features"])
+    np.testing.assert_array_equal(model.logits(clips), golden["logits"])
+    events = model.detect(samples)
+    assert [event.label for event in events] == golden["labels"].tolist() == ["b", "a", "b"]
+    times_and_scores = np.array([(event.start, event.end, event.score) for event in events])
+    np.testing.assert_array_equal(times_and_scores, golden["times_and_scores"])
+    assert model.to_bytes() == (GOLDEN / "model_v2_fixed.kws").read_bytes()
+
+
 def test_version_1_always_has_a_front_end(model: Model) -> None:
     assert _refusal(_file(_changed("frontend", value=None))).startswith("frontend: is a NoneType, not an object")
     half = _changed("frontend", value=None) | {"version": 2}
@@ -130,6 +151,7 @@ def test_load_takes_a_file_a_run_folder_or_a_name(
         kws.model.load("nothing")
     with pytest.raises(ModelError, match=r"is a folder without model\.kws"):
         kws.model.load(tmp_path)
+    monkeypatch.chdir(tmp_path / "run")  # a folder of which it is known that no "mine" lies beside it
     with pytest.raises(ModelError, match="is no file"):
         kws.model.load("../mine")
 

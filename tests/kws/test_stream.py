@@ -74,20 +74,27 @@ def test_a_network_that_streams_gives_the_same_events_column_by_column(
     assert detector.decide(by_window) == expected == events_of(detector, recording, [400])
 
 
-def test_an_hour_in_pieces_is_the_hour_at_once(commands: Model) -> None:
-    """The clips of data/ shuffled and looped, seeded; pieces of one second against the whole."""
-    rng = np.random.default_rng(11)
-    paths = sorted(path for path in DATA.glob("[a-z]*/*.opus"))
-    clips = [read_audio(paths[i], dtype="int16", sample_rate=16_000) for i in rng.permutation(len(paths))[:150]]
-    order = np.concatenate(
-        [rng.permutation(len(clips)) for _ in range(1 + 3600 // sum(len(c) // 16_000 for c in clips))]
-    )
-    hour = np.concatenate([clips[i] for i in order])[: 3600 * 16_000]
-    assert len(hour) == 3600 * 16_000
-    detector = Detector(commands)
-    expected = detector.detect(hour)
-    assert len(expected) > 300
-    assert events_of(detector, hour, [16_000]) == expected
+def test_an_hour_in_pieces_is_the_hour_at_once(commands: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sounds of data/ shuffled and looped, seeded; pieces of random size against the whole."""
+    monkeypatch.syspath_prepend(DATA.parent / "benchmarks")  # its neighbours are imported as when it is run
+    from benchmarks import soak
+
+    sounds, rng = soak.read_sounds(DATA), np.random.default_rng(11)
+    assert soak.soak(Detector(commands), sounds, rng, files=1, seconds=3600) > 300
+
+
+def test_the_soak_names_the_first_event_that_differs(commands: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files of which the second is heard otherwise alone."""
+    monkeypatch.syspath_prepend(DATA.parent / "benchmarks")
+    from benchmarks import soak
+
+    detector, heard = Detector(commands), []
+    detect = detector.detect
+    monkeypatch.setattr(Detector, "detect", lambda self, file: detect(file)[len(heard) :])
+    sounds, rng = soak.read_sounds(DATA / "recordings"), np.random.default_rng(0)
+    with pytest.raises(AssertionError, match=r"file 2: the stream has \('"):
+        soak.soak(detector, sounds, rng, files=3, seconds=40, heard=lambda *said: heard.append(said))
+    assert [file for file, _, _ in heard] == [1]
 
 
 def test_memory_does_not_grow(streaming_model: Model) -> None:

@@ -272,6 +272,35 @@ def test_recordings_none_of_which_can_be_read(tmp_path: Path, capsys: Any) -> No
     assert "empty.wav" in printed.err
 
 
+def test_a_recording_of_no_use_is_named_and_the_others_go_on(
+    tone_model_file: Path, tone_file: Any, capsys: Any
+) -> None:
+    """Without a truth, with one that is none, without samples: the figures are those of the folder without them."""
+    folder = tone_file("b/low.wav", 4.0, ("low", 1.5, 0.4)).parent
+    (folder / "low.txt").write_text("1.5\t1.9\tlow\n")
+    command = ["evaluate", "--model", str(tone_model_file), "--stream", str(folder), "--json"]
+    assert main(command) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert expected["missed"] == 0 < expected["said"]
+    tone_file("b/a_unknown.wav", 4.0, ("high", 1.5, 0.4))
+    tone_file("b/m_wrong.wav", 4.0, ("high", 1.5, 0.4)).with_suffix(".txt").write_text("from the start\n")
+    tone_file("b/n_folder.wav", 4.0, ("high", 1.5, 0.4)).with_suffix(".json").write_text("{")
+    (folder / "z_empty.wav").write_bytes(b"")
+    (folder / "z_empty.txt").write_text("")
+    det = folder / "det.png"
+    assert main([*command, "--det", str(det)]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == expected
+    lines = printed.err.splitlines()
+    assert lines[0] == f"kws: {folder}/a_unknown.wav: has no X.txt or X.json beside it that says what is said in it"
+    assert [line.split(": ")[1] for line in lines[1:]] == [
+        f"{folder}/{name}" for name in ("m_wrong.txt", "n_folder.json", "z_empty.wav")
+    ]
+    curve = json.loads(det.with_suffix(".det.json").read_text())
+    assert {point["miss_rate"] for point in curve["high"]} == {None}  # the tones nobody wrote down do not count
+    assert {point["false_accepts_per_hour"] for point in curve["high"]} == {0.0}
+
+
 def test_a_shipped_model_is_not_changed_by_its_path(words: Path, negatives: Path, capsys: Any) -> None:
     shipped = Path(kws.__file__).parent / "models" / "commands.kws"
     given = ["--data", str(words), "--negatives", str(negatives), "--model", os.path.relpath(shipped)]

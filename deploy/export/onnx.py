@@ -10,13 +10,13 @@ Activations stay int8: on x86 with AVX2 and without VNNI, products of uint8 and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.export.common import metadata, unique_name
 from deploy.graph import Graph, Op
 from deploy.ops.base import Padding, Pair
 from deploy.ops.concatenation import Concatenation
@@ -29,7 +29,7 @@ from deploy.ops.pool import Pool
 from deploy.ops.slice import Slice
 from deploy.ops.softmax import Softmax, softmax_multiplier
 from deploy.tensor import Shape, Tensor
-from deploy.tflite_rules import FULL_CLAMP, METADATA, METADATA_VERSION
+from deploy.tflite_rules import FULL_CLAMP, METADATA
 from features.config import FrontendConfig
 from kws.errors import MissingExtraError, ModelError
 
@@ -63,15 +63,7 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None)
             _WRITE[op.kind](writer, op)
         except ModelError as error:
             raise ModelError(f"ONNX: {error.what}", where=error.where or f"op '{op.name}'", hint=error.hint) from None
-    source = graph.input_params
-    metadata = {
-        "version": METADATA_VERSION,
-        "rounding": graph.rounding,
-        "labels": list(labels),
-        "frontend": None if frontend is None else frontend.to_dict(),
-        "input": {"scale": source.scale, "zero_point": source.zero_point},
-    }
-    return writer.finish(json.dumps(metadata))
+    return writer.finish(metadata(graph, labels, frontend))
 
 
 def _onnx() -> Any:
@@ -99,12 +91,7 @@ class _Writer:
 
     def name(self, wanted: str) -> str:
         """A name that nothing has yet."""
-        candidate, count = wanted, 1
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{wanted}_{count}"
-        self._taken.add(candidate)
-        return candidate
+        return unique_name(wanted, self._taken)
 
     def constant(self, wanted: str, values: NDArray[Any] | np.generic) -> str:
         """Add constant values."""

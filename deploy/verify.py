@@ -246,6 +246,7 @@ def _onnxruntime(data: bytes, x: Int8, *config: tuple[str, str]) -> Int8:
     except ImportError:
         raise MissingExtraError("onnxruntime is not installed", hint="pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised
     for entry in config:
         options.add_session_config_entry(*entry)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.host import date_and_cpu
 from deploy.graph import Graph, Op
 from deploy.ops.conv2d import Conv2d
 from deploy.ops.depthwise_conv2d import DepthwiseConv2d
@@ -151,8 +152,10 @@ def main() -> int:
         CURRENT.write_text(f"{options.first + tally.cases}\n")
         tally.run(options.first + tally.cases)
     CURRENT.unlink()
+    print(date_and_cpu())
     print(", ".join(f"{n} {version(n)}" for n in ("numpy", "tflite-micro", "ai-edge-litert", "onnxruntime")))
-    print(tally.table())
+    print(f"python -m tests.fuzz.differential --first {options.first} --cases {tally.cases}\n")
+    print(tally.table() + "\n")
     for what, count in tally.known.items():
         print(f"known: {what}: {count} comparisons")
     compared = sum(n for (_, _, verdict), n in tally.verdicts.items() if verdict not in ("refused", "not installed"))

@@ -21,9 +21,11 @@ test: $(INSTALLED)
 test-mcu: $(INSTALLED)
 	$(BIN)/python -m tests.mcu.run
 
-# Hostile model files, sound files and TensorFlow Lite files, SECONDS for each; prints how many it tried, fails on a crash.
+# Hostile model files, sound files and TensorFlow Lite files, then random graphs in every engine at once, SECONDS for each;
+# prints how many it tried, fails on a crash and where engines differ that must not.
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+	$(BIN)/python -m tests.fuzz.differential --seconds $(SECONDS)
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt training/repair_torchaudio.py $(wildcard deploy/c/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'

@@ -84,6 +84,7 @@ def engines() -> list[Engine]:
         Engine("LiteRT without delegates", _tflite("litert-no-delegate"), ("double_up",), ops="equal"),
         Engine("LiteRT default", _tflite("litert"), ("half_even", "single"), ops="ties"),
         Engine("ONNX Runtime", run_onnx, ("half_even", "single"), ops="ties"),
+        Engine("ONNX Runtime, QDQ", run_qdq, ("half_even", "single"), ops="ties"),
     ]  # fmt: skip
 
 
@@ -193,18 +194,31 @@ def without_softmax(graph: Graph) -> Graph:
     return replace(graph, tensors=tensors, ops=graph.ops[:-1], output=last.inputs[0])
 
 
-def beside_tie(graph: Graph, op: Op, x: Int8) -> NDArray[np.bool_]:
+def beside_tie(graph: Graph, op: Op, x: Int8, *, float_sums: bool = False) -> NDArray[np.bool_]:
     """Which outputs of a convolution or fully connected op lie, before they are rounded, so near a tie that
-    FLOAT32_ROUNDINGS roundings of the sum, and of a bias kept apart, could move them across."""
-    requant: Requant = cast(Any, op.attributes).requant
-    sums = _Sums(**{field.name: getattr(requant, field.name) for field in fields(requant)})
-    raw = replace(op, attributes=replace(cast(Any, op.attributes), requant=sums))
-    acc = reference.run_op(graph, raw, [x]).astype(np.float64)
-    bias = graph.tensors[op.inputs[2]].data
-    assert bias is not None
+    FLOAT32_ROUNDINGS roundings of the sum, and of a bias kept apart, could move them across.
+
+    `float_sums`: of an engine that adds float32 products, so that each partial sum is rounded too.
+    """
+    attributes = cast(Any, op.attributes)
+    requant: Requant = attributes.requant
+    unrounded = replace(
+        attributes, requant=_Sums(**{field.name: getattr(requant, field.name) for field in fields(requant)})
+    )
+    source, weight, bias = graph.inputs_of(op)
+    assert weight.data is not None
+    assert bias.data is not None
+    acc = reference.run_op(graph, replace(op, attributes=unrounded), [x]).astype(np.float64)
+    magnitude, roundings = np.abs(acc - bias.data) + np.abs(bias.data), FLOAT32_ROUNDINGS
+    if float_sums:
+        given = zip((x, weight.data, bias.data), (source, weight, bias), strict=True)
+        distances = [np.abs(values.astype(np.int32) - tensor.zero_point) for values, tensor in given]
+        centred = [replace(tensor, zero_point=0) for tensor in (source, weight, bias)]
+        magnitude = unrounded.run(distances, centred, graph.tensors[op.output])
+        roundings += weight.size // bias.size
     multiplier = np.ldexp(requant.multiplier.astype(np.float64), requant.shift - 31)
     exact = acc * multiplier
-    reach = FLOAT32_ROUNDINGS * 2.0**-24 * (np.abs(acc - bias) + np.abs(bias)) * multiplier
+    reach = roundings * 2.0**-24 * magnitude * multiplier
     return np.abs(exact - np.floor(exact) - 0.5) <= reach
 
 
@@ -217,12 +231,25 @@ class _Sums(Requant):
 
 def run_onnx(graph: Graph, x: Int8) -> Int8:
     """The graph's export in ONNX Runtime. MissingExtraError where that is not installed."""
-    data = onnx.export(graph, _names(graph), None)
+    return _onnxruntime(onnx.export(graph, _names(graph), None), x)
+
+
+def run_qdq(graph: Graph, x: Int8) -> Int8:
+    """The graph's QDQ export, summed in integers as on Arm: by default x86 sums float32, whose error grows with the
+    number of terms."""
+    return _onnxruntime(onnx.export(graph, _names(graph), None, qdq=True), x, ("session.qdqisint8allowed", "1"))
+
+
+def _onnxruntime(data: bytes, x: Int8, *config: tuple[str, str]) -> Int8:
     try:
         import onnxruntime
     except ImportError:
         raise MissingExtraError("onnxruntime is not installed", hint="pip install onnxruntime") from None
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised
+    for entry in config:
+        options.add_session_config_entry(*entry)
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return cast(Int8, session.run(None, {session.get_inputs()[0].name: x})[0])
 
 

@@ -22,14 +22,17 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from deploy.graph import GraphBuilder
+from deploy.ops.conv2d import Conv2d
 from deploy.ops.registry import OPS
 from deploy.reference import run
+from deploy.verify import Engine, engines
 from features.audio import read_audio
 from kws.arithmetic.quant import QuantParams
 from kws.errors import AudioError, KwsError, ModelError
 from kws.model import MAX_NESTING, Model
-from tests.fuzz import fuzz_audio, fuzz_model, fuzz_tflite
+from tests.fuzz import differential, fuzz_audio, fuzz_model, fuzz_tflite
 from tests.fuzz.common import MAX_LINE
+from tests.fuzz.random_graph import random_graph
 from tests.fuzz.random_model import random_model
 
 CORPUS = Path(__file__).parent / "fuzz" / "corpus"
@@ -291,3 +294,51 @@ def test_an_ogg_file_whose_positions_do_not_fit_is_one_error(tmp_path: Path) -> 
     (tmp_path / "x.ogg").write_bytes(lzma.decompress(base64.b64decode(_LYING_POSITIONS)))
     with pytest.raises(AudioError, match="is damaged: its positions do not fit its length"):
         read_audio(tmp_path / "x.ogg", dtype="int16")
+
+
+# Engines against one another.
+
+
+def test_random_graphs_repeat_and_hold_every_op_and_odd_same_paddings() -> None:
+    graphs = [random_graph(random.Random(case)) for case in range(150)]
+    assert {op.kind for graph in graphs for op in graph.ops} == set(OPS)
+    assert {1, 2, 3} <= {graph.input_shape[2] for graph in graphs}
+    paddings = [op.attributes.padding for graph in graphs for op in graph.ops if isinstance(op.attributes, Conv2d)]
+    assert any((before + after) % 2 for padding in paddings for before, after in padding)
+    again = random_graph(random.Random(149))
+    x = np.random.default_rng(0).integers(-128, 128, (3, *again.input_shape)).astype(np.int8)
+    np.testing.assert_array_equal(run(again, x), run(graphs[149], x))
+
+
+def test_a_wrong_bit_of_one_engine_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(graph: Any, x: Any) -> Any:
+        y = run(graph, x)
+        y.flat[0] ^= 1
+        return y
+
+    monkeypatch.setattr(differential, "engines", lambda: [Engine("wrong", wrong, ("tflm",), equal=True)])
+    tally = differential.Tally()
+    tally.run(5)
+    assert "wrong, tflm, logits: 1 of" in tally.wrong[0]
+    assert tally.wrong[0].startswith("case 5 (")
+    assert capsys.readouterr().out.startswith(tally.wrong[0])
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "limit"),
+    [
+        (68, "LiteRT default", "XNNPACK refuses a file with an M of 256 or more"),
+        (128, "ONNX Runtime", "QLinearGlobalAveragePool refuses"),
+        (661, "LiteRT default", "XNNPACK adds Z before it rounds the end of a fused activation"),
+    ],
+)
+def test_known_limits_of_others_are_still_there(
+    case: int, name: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(differential, "engines", lambda: [engine for engine in engines() if engine.name == name])
+    tally = differential.Tally()
+    tally.run(case)
+    assert tally.wrong == []
+    assert [what.startswith(limit) for what in tally.known] == [True]

@@ -7,7 +7,6 @@ TensorFlow Lite's ``kernel_util.cc`` and ``quantization_util.cc``, and a graph w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.export.c_array import check_identifier
+from deploy.export.common import metadata
 from deploy.export.tflite_file import ALIGNMENT, Writer
 from deploy.graph import Graph, Op
 from deploy.ops.add import LEFT_SHIFT, Add
@@ -29,7 +29,7 @@ from deploy.ops.pool import Pool
 from deploy.ops.slice import Slice
 from deploy.ops.softmax import Softmax, softmax_multiplier
 from deploy.tensor import Shape, Tensor
-from deploy.tflite_rules import FULL_CLAMP, METADATA_VERSION, fused_activations, same_padding
+from deploy.tflite_rules import FULL_CLAMP, fused_activations, same_padding
 from features.config import FrontendConfig
 from kws.arithmetic.quant import QuantParams
 from kws.arithmetic.requantize import Requant, quantize_multiplier
@@ -69,15 +69,7 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None)
         except (ModelError, QuantError) as error:
             where = error.where if isinstance(error, ModelError) and error.where else f"op '{op.name}'"
             raise ModelError(f"TensorFlow Lite: {error.what}", where=where, hint=error.hint) from None
-    source = graph.input_params
-    metadata = {
-        "version": METADATA_VERSION,
-        "rounding": graph.rounding,
-        "labels": list(labels),
-        "frontend": None if frontend is None else frontend.to_dict(),
-        "input": {"scale": source.scale, "zero_point": source.zero_point},
-    }
-    return writer.finish(json.dumps(metadata).encode())
+    return writer.finish(metadata(graph, labels, frontend).encode())
 
 
 def c_header(data: bytes, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.export.common import unique_name
 from deploy.graph import Graph
 from deploy.tensor import Shape, Tensor
 from deploy.tflite_rules import METADATA
@@ -88,15 +89,12 @@ class Writer:
 
     def activation(self, tensor: Tensor) -> int:
         """Add a tensor that an operator makes, or the input."""
-        params = tensor.params
-        self._numbers[tensor.name] = self._tensor(
-            tensor.name, (1, *tensor.shape), np.dtype(np.int8), [params.scale], params.zero_point
-        )
+        self._numbers[tensor.name] = self._int8(tensor.name, tensor.shape, tensor.params)
         return self._numbers[tensor.name]
 
     def temporary(self, name: str, shape: Shape, params: QuantParams) -> int:
         """Add an activation that the graph does not have."""
-        return self._tensor(self._unique(name), (1, *shape), np.dtype(np.int8), [params.scale], params.zero_point)
+        return self._int8(unique_name(name, self._taken), shape, params)
 
     def constant(self, name: str, values: NDArray[Any], scales: Sequence[float] = (), axis: int = 0) -> int:
         """Add constant values, with scales where they stand for reals."""
@@ -105,7 +103,7 @@ class Writer:
 
     def integers(self, name: str, values: Sequence[Any]) -> int:
         """Add an int32 constant that is an operator's parameter."""
-        return self.constant(self._unique(name), np.array(values, np.int32))
+        return self.constant(unique_name(name, self._taken), np.array(values, np.int32))
 
     def operator(self, kind: str, inputs: Sequence[int], output: int, **options: Any) -> None:
         """Add an operator; `options` are fields of its table in the schema."""
@@ -145,6 +143,10 @@ class Writer:
         code.version = version
         return code
 
+    def _int8(self, name: str, shape: Shape, params: QuantParams) -> int:
+        """A tensor with a batch axis of 1."""
+        return self._tensor(name, (1, *shape), np.dtype(np.int8), [params.scale], params.zero_point)
+
     def _tensor(
         self,
         name: str,
@@ -165,11 +167,3 @@ class Writer:
             tensor.quantization.quantizedDimension = axis
         self._tensors.append(tensor)
         return len(self._tensors) - 1
-
-    def _unique(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._taken.add(candidate)
-        return candidate

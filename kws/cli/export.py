@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @model_option
 @click.option(
     "--to",
-    type=click.Choice(["c", "c-array", "tflite", "tflite-array", "onnx"]),
+    type=click.Choice(["c", "c-array", "tflite", "tflite-array", "onnx", "onnx-qdq"]),
     required=True,
     help="c: a folder of C99 that runs the model; c-array: a C header of its numbers; tflite, onnx: a file of that "
-    "format; tflite-array: its bytes as a C header.",
+    "format; tflite-array: its bytes as a C header; onnx-qdq: float operators of ONNX between the same integers.",
 )
 @click.option("--out", type=PATH, required=True, help="The file to write; of c, the folder.")
 @click.option("--name", help="What C names begin with.  [default: the model's name; kws_model for arrays]")
@@ -44,7 +44,10 @@ def export(model: str, to: str, out: Path, name: str | None, rounding: str | Non
         )
         graph = graph.with_rounding(rounding)
         graph.check()
-    writers = {"c": _c, "c-array": _c_array, "tflite": _tflite, "tflite-array": _tflite_array, "onnx": _onnx}
+    writers = {
+        "c": _c, "c-array": _c_array, "tflite": _tflite, "tflite-array": _tflite_array, "onnx": _onnx,
+        "onnx-qdq": _onnx_qdq,
+    }  # fmt: skip
     writers[to](loaded, graph, model, out, name)
     click.echo(f"wrote {out}")
 
@@ -89,6 +92,14 @@ def _onnx(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) 
     _refuse_name(name)
     _write(out, onnx.export(graph, loaded.labels, loaded.frontend))
     click.echo(f"rounding '{graph.rounding}': {onnx.RUNTIMES[graph.rounding]}")
+
+
+def _onnx_qdq(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
+    from deploy.export import onnx, onnx_qdq
+
+    _refuse_name(name)
+    _write(out, onnx.export(graph, loaded.labels, loaded.frontend, qdq=True))
+    click.echo(f"rounding '{graph.rounding}': {onnx.RUNTIMES[graph.rounding]}; {onnx_qdq.SUMS}")
 
 
 def _refuse_name(name: str | None) -> None:

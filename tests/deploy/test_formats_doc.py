@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from deploy.export.tflite_file import OPERATORS
 from deploy.importers.tflite_operators import READERS
 from deploy.ops.registry import OPS
@@ -28,6 +30,14 @@ def test_every_op_and_rule_is_in_the_tables() -> None:
     assert [rule for rule in ROUNDING_RULES if f"| `{rule}` |" not in _section("TensorFlow Lite, out")] == []
 
 
-def test_the_measured_tables_are_those_of_the_command() -> None:
-    shown = _section("What the runtimes compute").split("```text\n")[1].split("\n```")[0]
-    assert shown == (ROOT / "benchmarks" / "results" / "formats.txt").read_text().rstrip("\n")
+@pytest.mark.parametrize(
+    ("title", "file"),
+    [
+        ("What the runtimes compute", "formats.txt"),
+        ("What random graphs show", "differential.txt"),
+        ("TensorFlow Lite, out", "vela.txt"),
+    ],
+)
+def test_the_measured_tables_are_those_of_the_command(title: str, file: str) -> None:
+    shown = _section(title).split("```text\n")[1].split("\n```")[0]
+    assert shown == (ROOT / "benchmarks" / "results" / file).read_text().rstrip("\n")

@@ -54,7 +54,7 @@ def test_every_engine_computes_what_it_must(rounding: str, power_of_two: bool) -
     assert {(name, "tflm", part) for name in names for part in ("logits", "softmax")} <= equal
     assert ("LiteRT without delegates", "double_up", "ops") in equal
     assert {row.engine for row in rows if row.part == "ops" and row.verdict in ("equal", "ties")} == {
-        "LiteRT without delegates", "LiteRT default", "ONNX Runtime", "PyTorch",
+        "LiteRT without delegates", "LiteRT default", "ONNX Runtime", "ONNX Runtime, QDQ", "PyTorch",
     }  # fmt: skip
     assert [row.engine for row in rows if row.verdict == "reference"] == [f"NumPy {rounding}"]
     assert [(row.engine, row.part) for row in rows if row.verdict == "refused"] == [("PyTorch", "logits")]

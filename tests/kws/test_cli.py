@@ -299,6 +299,18 @@ def test_export_to_onnx_says_who_computes_the_bits(
     assert out.read_bytes() == onnx.export(tone_model.graph, tone_model.labels, tone_model.frontend)
 
 
+def test_export_to_onnx_qdq_says_what_it_leaves_open(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tone_model_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tones.onnx"
+    code, printed, err = run(capsys, "export", "--model", tone_model_file, "--to", "onnx-qdq", "--out", out)
+    assert (code, err) == (0, "")
+    said, _ = printed.splitlines()
+    assert said.startswith("rounding 'single': ONNX Runtime rounds once as the model does")
+    assert said.endswith("integers throughout with the session option session.qdqisint8allowed=1")
+    assert out.read_bytes() == onnx.export(tone_model.graph, tone_model.labels, tone_model.frontend, qdq=True)
+
+
 def test_export_of_a_header_is_whole_or_not_at_all(
     capsys: pytest.CaptureFixture[str], tone_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,7 +396,7 @@ def test_features_are_not_written_over_the_recording(
         (
             ("export", "--to", "pdf", "--out", "x"),
             2,
-            "'pdf' is not one of 'c', 'c-array', 'tflite', 'tflite-array', 'onnx'",
+            "'pdf' is not one of 'c', 'c-array', 'tflite', 'tflite-array', 'onnx', 'onnx-qdq'",
         ),
         (("export", "--to", "tflite", "--name", "a", "--out", "x"), 2, "kws: --name is for C"),
         (("demo", "--data", "nowhere"), 1, "kws: nowhere: no such folder"),

@@ -117,10 +117,10 @@ class CropTime(nn.Module):
 
 
 class FeaturesAsChannels(nn.Module):
-    """(B, 1, T, F) -> (B, F, T, 1): a reshape in the graph, where channels come last."""
+    """(B, C, T, F) -> (B, F C, T, 1): a reshape in the graph, where channels come last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 2, 1)
+        return x.permute(0, 3, 1, 2).flatten(1, 2).unsqueeze(3)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int, int]:

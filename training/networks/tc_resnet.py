@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A residual network that is 1-D over time, after TC-ResNet (Choi et al., 2019, arXiv 1904.03814), made to stream.
+"""Residual networks that are 1-D over time, after TC-ResNet (Choi et al., 2019, arXiv 1904.03814), two that stream.
 
-The features of a frame are the channels of the first layer, so a frame costs one column of each layer. There is no
-padding in time: each convolution shortens its input by kernel - 1 frames and the skip path is cropped by as much, which
-in streaming is a delay. So a window has the same output wherever it lies in the stream.
+The features of a frame are the channels of a layer, so a frame costs one column of each. What streams has no padding in
+time: each convolution shortens its input by kernel - 1 frames and the skip path is cropped by as much, which in
+streaming is a delay. So a window has the same output wherever it lies in the stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from kws.errors import UsageError
-from training.networks.layers import Add, ConvBn, CropTime, same_padding
+from training.networks.layers import Add, ConvBn, CropTime, FeaturesAsChannels, same_padding
 from training.networks.network import KeywordNetwork
 
 CHANNELS = (24, 32, 40, 56)
@@ -59,31 +59,40 @@ class _Block(nn.Module):
         return cast(Tensor, self.relu(self.add(self.conv2(self.conv1(x)), self.skip(self.crop(x)))))
 
 
+STEM_CHANNELS = 16
+STEM_KERNEL = (3, 5)  # frames, bands
 STREAM_CHANNELS = (48, 64, 80, 112)
 STREAM_KERNELS = (7, 5, 5)
 STREAM_STRIDES = (2, 2, 1)  # an output for 4 frames: 40 ms at a hop of 10
 
 
 class TcStream(KeywordNetwork):
-    """Float features (B, 1, T, F) -> logits (B, n_labels): strided as TC-ResNet8, without padding, so that it streams.
+    """Float features (B, 1, T, F) -> logits (B, n_labels): a stem that moves over time and bands, then 1-D blocks.
 
-    A column of the last layer sees 77 frames; the mean of the six that a window of 98 gives is taken, so that a word
-    may lie anywhere in it. Raises UsageError where T is below 77.
+    The stem finds the same pattern in any band, which 1-D convolutions must learn for each; it halves the bands twice.
+    Nothing pads in time, so it streams. A column of the last layer sees 79 frames; the mean of the five that a window of
+    98 gives is taken, so that a word may lie anywhere in it. Raises UsageError where T is below 79.
     """
 
     def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
         time, features = input_shape
-        blocks, left = [], time - FIRST_KERNEL + 1
+        stem, bands = [], features
+        for in_channels in (1, STEM_CHANNELS):
+            bands, before, behind = same_padding(bands, STEM_KERNEL[1], 2)
+            padding = ((0, 0), (before, behind))
+            stem.append(ConvBn(in_channels, STEM_CHANNELS, STEM_KERNEL, stride=(1, 2), padding=padding))
+        mix = ConvBn(bands * STEM_CHANNELS, STREAM_CHANNELS[0], (1, 1))
+        blocks, left = [], time - 2 * (STEM_KERNEL[0] - 1)
         layout = zip(pairwise(STREAM_CHANNELS), STREAM_KERNELS, STREAM_STRIDES, strict=True)
         for (before, after), kernel, stride in layout:
             block = _CroppedBlock(before, after, kernel, stride, left)
             blocks.append(block)
             left = block.time
         if left < 1:
-            raise UsageError(f"tc-stream needs at least 77 frames, not {time}", hint="take preset mfb40-10ms")
+            raise UsageError(f"tc-stream needs at least 79 frames, not {time}", hint="take preset mfb40-10ms")
         super().__init__(
-            ConvBn(features, STREAM_CHANNELS[0], (FIRST_KERNEL, 1)), blocks,
-            window=(left, 1), channels=STREAM_CHANNELS[-1], n_labels=n_labels, dropout=dropout, as_channels=True,
+            nn.Sequential(*stem, FeaturesAsChannels(), mix), blocks,
+            window=(left, 1), channels=STREAM_CHANNELS[-1], n_labels=n_labels, dropout=dropout,
         )  # fmt: skip
 
 

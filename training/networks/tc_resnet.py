@@ -70,8 +70,8 @@ class TcStream(KeywordNetwork):
     """Float features (B, 1, T, F) -> logits (B, n_labels): a stem that moves over time and bands, then 1-D blocks.
 
     The stem finds the same pattern in any band, which 1-D convolutions must learn for each; it halves the bands twice.
-    Nothing pads in time, so it streams. A column of the last layer sees 79 frames; the mean of the five that a window of
-    98 gives is taken, so that a word may lie anywhere in it. Raises UsageError where T is below 79.
+    Nothing pads in time, so it streams. A column of the last layer sees 79 frames; of the five that a window of 98
+    gives, the mean is taken, so that a word may lie anywhere in it. Raises UsageError where T is below 79.
     """
 
     def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
@@ -89,7 +89,8 @@ class TcStream(KeywordNetwork):
             blocks.append(block)
             left = block.time
         if left < 1:
-            raise UsageError(f"tc-stream needs at least 79 frames, not {time}", hint="take preset mfb40-10ms")
+            hint = "take preset mfb40-10ms, or network ds-cnn-s"
+            raise UsageError(f"tc-stream needs at least 79 frames, not {time}", hint=hint)
         super().__init__(
             nn.Sequential(*stem, FeaturesAsChannels(), mix), blocks,
             window=(left, 1), channels=STREAM_CHANNELS[-1], n_labels=n_labels, dropout=dropout,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import reference
-from deploy.arena import ALIGNMENT
+from deploy.arena import ALIGNMENT, aligned
 from deploy.export.c_array import c_float, c_string
 from deploy.graph import Graph
 from deploy.program import ROUNDING, Fields, Program, Step, compile_graph
@@ -190,9 +190,9 @@ def _sizes(program: Program, tables: _Tables) -> Sizes:
         weight_bytes=tables.bytes_of("weight"),
         table_bytes=tables.bytes_of("bias", "multiplier", "shift"),
         structure_bytes=4 * sum(_words(step.fields) + _STEP_WORDS for step in program.steps),
-        arena_size=_aligned(program.arena_size),
-        scratch_portable=_aligned(program.column),
-        scratch_dsp=_aligned(8 * (-(-program.column // 4) * 4)),
+        arena_size=aligned(program.arena_size),
+        scratch_portable=aligned(program.column),
+        scratch_dsp=aligned(8 * (-(-program.column // 4) * 4)),
     )
 
 
@@ -349,7 +349,3 @@ def _rows(values: Iterable[str], indent: str = "    ") -> str:
             lines.append(indent)
         lines[-1] += f"{value}, "
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listener in C: on any signal in any pieces it hears what NumPy hears, to the frame, for every kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kws
+from deploy import native
+from deploy.graph import GraphBuilder
+from deploy.listen import Heard
+from deploy.native import Listener, Listening
+from features.audio import read_audio
+from features.config import FrontendConfig, get_preset
+from kws.arithmetic.quant import QuantParams, choose_params
+from kws.detector import DetectionConfig, Detector
+from kws.model import Model
+from kws.stream import Frames, Stream
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="the native engine was not built")
+DATA = Path(__file__).parents[2] / "data"
+LABELS = ("one", "two", "three", "_unknown_")
+
+
+class WholeWindows(Detector):
+    """A detector that takes the network for one that cannot stream."""
+
+    def stream_plan(self, windows: int = 1) -> None:
+        return None
+
+
+def heard(stream: Frames | Listening, samples: Any, sizes: list[int]) -> list[Heard]:
+    """What a stream hears in pieces of these sizes, again and again."""
+    found, position, i = [], 0, 0
+    while position < len(samples):
+        size = sizes[i % len(sizes)]
+        found += stream.push(samples[position : position + size])
+        position, i = position + size, i + 1
+    return found + stream.finish()
+
+
+def random_model(frontend: FrontendConfig, detection: DetectionConfig, *, rows: int, seed: int) -> Model:
+    """Random weights: a convolution over `rows` frames in steps of two, a mean over time, four labels."""
+    rng = np.random.default_rng(seed)
+    builder = GraphBuilder()
+    x = builder.input(frontend.input_shape, choose_params(-12.0, 8.0))
+    weights = rng.integers(-127, 128, (6, rows, frontend.n_features, 1)).astype(np.int8)
+    scale = 4.0 / np.abs(weights.astype(float)).sum(axis=(1, 2, 3)).max()
+    x = builder.conv2d(
+        x, "conv", weights, float(np.float32(scale)), 0, np.zeros(6, np.int32),
+        stride=(2, 1), output=QuantParams(0.0625, 0),
+    )  # fmt: skip
+    height = (frontend.n_frames - rows) // 2 + 1
+    x = builder.average_pool(x, "pool", (height, 1))
+    x = builder.reshape(x, "flat", shape=(6,))
+    dense = rng.integers(-127, 128, (len(LABELS), 6)).astype(np.int8)
+    x = builder.fully_connected(
+        x, "dense", dense, float(np.float32(1 / 64)), 0, np.zeros(len(LABELS), np.int32), output=QuantParams(0.125, 0)
+    )
+    return Model(builder.finish(x), frontend, LABELS, detection)
+
+
+def signal(parts: list[tuple[str, int]], seed: int) -> Any:
+    """int16: parts of a kind and a length, among them what breaks fixed point."""
+    rng, samples = np.random.default_rng(seed), [np.zeros(0)]
+    for kind, n in parts:
+        i = np.arange(n)
+        samples.append({
+            "silence": lambda i: np.zeros(len(i)),
+            "square": lambda i: np.where(i // 37 % 2, 32767, -32768),
+            "clipped": lambda i: np.clip(rng.normal(0, 60_000, len(i)), -32768, 32767),
+            "noise": lambda i: rng.normal(0, 300, len(i)),
+            "faint": lambda i: rng.integers(-1, 2, len(i)),
+            "tone": lambda i: 9000 * np.sin(i * rng.uniform(0.05, 2.5)),
+            "dc": lambda i: np.full(len(i), -32768),
+        }[kind](i))  # fmt: skip
+    return np.concatenate(samples).astype(np.int16)
+
+
+KINDS = ["silence", "square", "clipped", "noise", "faint", "tone", "dc"]
+SIGNALS = st.builds(
+    signal,
+    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 9000)), max_size=6),
+    st.integers(0, 1000),
+)
+SIZES = st.lists(st.one_of(st.sampled_from([0, 1, 160, 1280]), st.integers(0, 30_000)), min_size=1, max_size=6).filter(
+    any
+)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Model:
+    """Front-ends of every kind, windows of 0.25 s, detection settings up to their edges."""
+    frame_length = draw(st.sampled_from([256, 401, 512]))
+    mfcc = draw(st.booleans())
+    frontend = FrontendConfig(
+        kind="mfcc" if mfcc else "mfb", frame_length=frame_length, hop_length=draw(st.sampled_from([100, 160, 256])),
+        n_fft=512, n_mels=12, fmin=60.0, fmax=7000.0, n_mfcc=5 if mfcc else 0, clip_samples=4000,
+        power=draw(st.sampled_from([1.0, 2.0])), log_floor=1e-5,
+    )  # fmt: skip
+    smoothing = draw(st.integers(1, 12))
+    top = 255 * smoothing
+    thresholds = tuple(draw(st.integers(1, top)) if draw(st.booleans()) else max(1, top // 3) for _ in range(3))
+    releases = tuple(draw(st.integers(1, threshold)) for threshold in thresholds)
+    detection = DetectionConfig(draw(st.integers(1, 6)), smoothing, draw(st.integers(0, 8)), thresholds, releases)
+    return random_model(frontend, detection, rows=draw(st.integers(1, 6)), seed=draw(st.integers(0, 9)))
+
+
+@settings(deadline=None, max_examples=120)
+@given(models(), st.booleans(), SIGNALS, SIZES, st.sampled_from(native.levels() or [None]))
+def test_any_model_hears_any_signal_in_any_pieces_as_numpy(
+    model: Model, whole: bool, samples: Any, sizes: list[int], level: str
+) -> None:
+    detector = WholeWindows(model) if whole else Detector(model)
+    expected = heard(Frames(detector), samples, [len(samples) or 1])
+    listen = detector.listen()
+    assert listen is not None
+    assert heard(Listening(Listener(listen, level)), samples, sizes) == expected
+
+
+def cases(streaming_model: Model, tone_model: Model) -> Iterator[tuple[str, Detector]]:
+    detection = replace(streaming_model.hearing()[1], hop=8)
+    yield "tc-stream", Detector(streaming_model)
+    yield "tc-stream, windows two strides apart", Detector(streaming_model, detection)
+    yield "tc-stream, whole windows", WholeWindows(streaming_model)
+    yield "tones", Detector(tone_model)
+    yield "commands", Detector(kws.load("commands"))
+
+
+@pytest.fixture(scope="module")
+def sounds(make_tones: Any) -> Any:
+    """A recording of speech, tones, and what breaks fixed point."""
+    recording = read_audio(sorted((DATA / "recordings").glob("*.wav"))[0], dtype="int16", sample_rate=16_000)
+    hard = signal([(kind, 12_000) for kind in KINDS], seed=3)
+    return np.concatenate([recording[:150_000], hard, make_tones(4.0, ("low", 1.0, 0.4), ("high", 2.2, 0.4))])
+
+
+def test_real_models_hear_speech_and_hard_signals_as_numpy(
+    streaming_model: Model, tone_model: Model, sounds: Any
+) -> None:
+    for name, detector in cases(streaming_model, tone_model):
+        listener = detector.listener
+        assert listener is not None
+        expected = heard(Frames(detector), sounds, [len(sounds)])
+        assert expected, name
+        for sizes in ([1280], [0, 1, 7, 5000], [16_000], [len(sounds)]):
+            assert heard(Listening(listener), sounds, sizes) == expected, (name, sizes)
+
+
+def test_the_specification_is_numpy_alone(streaming_model: Model, sounds: Any) -> None:
+    """The network in NumPy as well, and the events of `trace`, which knows no stream."""
+    sounds = sounds[:48_000]
+    detector = Detector(replace(streaming_model, engine="reference"))
+    assert detector.listener is None
+    stream = Stream(Detector(streaming_model))
+    events = stream.push(sounds) + stream.finish()
+    assert events
+    assert events == detector.detect(sounds) == detector.decide(detector.trace(sounds))
+
+
+def test_minutes_at_once_are_the_pieces(tone_model: Model, make_tones: Any) -> None:
+    minutes = np.tile(make_tones(6.0, ("low", 1.0, 0.4), ("high", 3.5, 0.4)), 50)
+    detector = Detector(tone_model)
+    assert detector.listener is not None
+    at_once = heard(Listening(detector.listener), minutes, [len(minutes)])
+    assert len(at_once) == 100
+    assert heard(Listening(detector.listener), minutes, [1280]) == at_once
+    assert heard(Frames(detector), minutes, [len(minutes)]) == at_once
+
+
+def test_reset_equals_fresh(streaming_model: Model, tone_model: Model, sounds: Any) -> None:
+    for _, detector in cases(streaming_model, tone_model):
+        stream = Stream(detector)
+        fresh = stream.push(sounds) + stream.finish()
+        for cut in (0, 77, 60_123):
+            stream.reset()
+            stream.push(sounds[:cut])
+            stream.reset()
+            assert stream.seconds == 0.0
+            assert stream.push(sounds) + stream.finish() == fresh
+
+
+def test_a_stream_keeps_as_many_bytes_as_the_description_says(streaming_model: Model, tone_model: Model) -> None:
+    """Beyond what front-end and network compute in, which in whole windows share their place."""
+    for name, detector in cases(streaming_model, tone_model):
+        listen = detector.listen()
+        assert listen is not None
+        listener = Listener(listen, "portable")
+        assert listener.memory_size == listener.computing_size + listen.lasting_size(native.FRAMES_AT_ONCE), name
+
+
+def test_buffers_that_do_not_fit_are_refused(tone_model: Model) -> None:
+    listener = Detector(tone_model).listener
+    assert listener is not None
+    memory = np.zeros(listener.memory_size - 1, np.int8)
+    with pytest.raises(ValueError, match="too small"):
+        listener.extension.listen_init(listener.address, memory)
+    with pytest.raises(ValueError, match="too small"):
+        listener.extension.listen_push(listener.address, memory, b"", memory, False)
+
+
+def test_more_events_than_places_are_an_error(tone_model: Model, make_tones: Any) -> None:
+    detector = Detector(tone_model)
+    assert detector.listener is not None
+    stream = Listening(detector.listener)
+    stream._events = stream._events[:1]
+    with pytest.raises(ValueError, match="more events than places"):
+        stream.push(make_tones(6.0, ("low", 1.0, 0.4), ("high", 3.5, 0.4)))
+
+
+def test_models_that_numpy_alone_hears_have_no_listener(tone_model: Model) -> None:
+    frontend = get_preset("mfb40")
+    for changed in (replace(frontend, arithmetic="float"), replace(frontend, normalize="peak")):
+        assert Detector(replace(tone_model, frontend=changed)).listener is None

@@ -94,6 +94,14 @@ class Listen:
         )
         return sum(map(aligned, parts))
 
+    def size(self, network_size: int) -> int:
+        """What `kws_listen_size` gives on a board, where a network takes `network_size` bytes, one frame at a time.
+
+        A network that keeps nothing between two runs shares its place with the front-end.
+        """
+        work, (_, moves) = self.work_size, self.program()
+        return (work + network_size if moves else max(work, network_size)) + self.lasting_size()
+
     @property
     def work_size(self) -> int:
         """Bytes that the portable front-end computes a frame in."""

@@ -8,6 +8,7 @@ the model's engine is native and its front-end in integers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from deploy import engine as engines
 from deploy.native import Listening
 from features.float_frontend import checked_samples, to_float64, to_int16
 from features.frontend import input_features
-from kws.detector import WINDOWS_AT_ONCE, Decider, Event, as_posteriors, silence_before
+from kws.detector import WINDOWS_AT_ONCE, Decider, Detector, Event, as_posteriors, silence_before
 from kws.errors import UsageError
 
 if TYPE_CHECKING:
-    from deploy.listen import Heard
-    from kws.detector import Detector
+    from deploy.listen import Heard, Listen
+    from kws.model import Model
 
 _SAMPLES_AT_ONCE = 1 << 18  # bounds memory for pieces of hours
 
@@ -79,6 +80,22 @@ class Stream:
 
     def _events(self, heard: list[Heard]) -> list[Event]:
         return [self._detector.event_of(each, self.seconds) for each in heard]
+
+
+def listener_for_export(model: Model) -> tuple[Listen, list[Heard]] | None:
+    """What `deploy.export.c.export` takes as `listener`: the model's own, and what NumPy alone hears in `golden_signal`
+    with every threshold and release at 1. None for a model that has no `Detector.listen`."""
+    from deploy.export.c_listener import golden_signal
+
+    if model.frontend is None or model.detection is None:
+        return None
+    listen = Detector(model).listen()
+    if listen is None:
+        return None
+    ones = (1,) * len(model.detection.thresholds)
+    eager = replace(model.detection, thresholds=ones, releases=ones)
+    frames = Frames(Detector(replace(model, engine="reference"), eager))
+    return listen, frames.push(golden_signal()) + frames.finish()
 
 
 class Frames:

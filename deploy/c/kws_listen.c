@@ -150,8 +150,8 @@ static int32_t quiet_level(const stream *s, int32_t start)
     return low;
 }
 
-/* First and last frame of the word in the window at `start`, `middle` the last of the window of its centre: kws/detector.py
- * says why */
+/* First and last frame of the word in the window at `start`, `middle` being the last frame of the window of its centre:
+ * kws/detector.py says why */
 static void locate(const stream *s, int32_t start, int32_t middle, int32_t *word_first, int32_t *word_last)
 {
     const kws_listen *listen = s->listen;
@@ -199,10 +199,11 @@ static void fire(stream *s, int32_t keyword)
         weighted += age * posterior; /* at most 255 * 256 * 255 / 2 */
         peak = posterior > peak ? posterior : peak;
     }
-    back = weighted / s->sums[keyword]; /* windows from the centre to this one; the sum has reached a threshold, 1 at least */
+    back = weighted / s->sums[keyword]; /* windows from the centre to this one; the sum is 1 at least, a threshold */
     after = back < listen->after ? back : listen->after;
     back -= after; /* from the window in which the word is located */
-    locate(s, s->state->level_at + (windows_back(listen) - back) * hop, listen->n_frames - 1 - after * hop, &first, &last);
+    locate(s, s->state->level_at + (windows_back(listen) - back) * hop, listen->n_frames - 1 - after * hop, &first,
+           &last);
     offset = (s->state->window - back) * hop - listen->silence;
     if (s->n_events < s->most) {
         s->events[s->n_events].keyword = keyword;
@@ -330,7 +331,9 @@ int32_t kws_listen_finish(const kws_listen *listen, void *memory, kws_event *eve
     const int64_t hop = (int64_t)listen->every * listen->stride, hop_length = listen->frontend->hop_length;
     const int64_t n_windows = 1 + listen->silence / hop + s.state->n_samples / (hop * hop_length);
     feed_silence_before(&s);
-    while (s.state->window < n_windows) /* a frame completes one window at most */
-        feed(&s, NULL, (size_t)hop_length);
+    while (s.state->window < n_windows) { /* the frames that it takes to complete them, if the next completes one */
+        const int64_t frames = (n_windows - s.state->window - 1) * hop + 1;
+        feed(&s, NULL, (size_t)(frames * hop_length));
+    }
     return s.n_events;
 }

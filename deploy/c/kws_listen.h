@@ -14,27 +14,28 @@
 /* What a listener is made of; all of it constant */
 typedef struct {
     const kws_frontend *frontend;
-    kws_frames *frames;             /* what computes it */
-    int32_t frames_at_once, work_size; /* as many frames in one call at most; bytes, aligned as the memory, that it takes */
+    kws_frames *frames;     /* what computes it */
+    int32_t frames_at_once; /* in one call, at most */
+    int32_t work_size;      /* bytes that it works in, aligned as the memory is */
     const kws_network *network;
     const kws_move *moves; /* (n_moves), after each run; none where the network keeps nothing between two runs */
     int32_t n_moves;
     int32_t stride, delay;
-    int32_t lag;              /* runs before that of the first window */
-    int32_t every;            /* runs from one window to the next */
-    int32_t n_frames;         /* of a window */
-    int32_t silence;          /* frames before the first sample, whole windows' steps */
-    int32_t smoothing, refractory; /* windows */
-    int32_t n_keywords;       /* they are the first labels */
+    int32_t lag;                          /* runs before that of the first window */
+    int32_t every;                        /* runs from one window to the next */
+    int32_t n_frames;                     /* of a window */
+    int32_t silence;                      /* frames before the first sample, a multiple of every * stride */
+    int32_t smoothing, refractory;        /* windows */
+    int32_t n_keywords;                   /* they are the first labels */
     const int32_t *thresholds, *releases; /* (n_keywords), of sums over `smoothing` windows */
-    int32_t after;            /* windows from the centre of the posteriors to that in which the word is located, at most */
+    int32_t after;                        /* windows from the centre of the posteriors to where the word is located */
     int32_t pause, late, early, shortest, longest; /* frames: kws/detector.py, locate */
 } kws_listen;
 
 /* A keyword that was heard */
 typedef struct {
-    int32_t keyword; /* the index of its label */
-    int32_t score;   /* its largest posterior, 1..255 */
+    int32_t keyword;    /* the index of its label */
+    int32_t score;      /* its largest posterior, 1..255 */
     int64_t first, end; /* its first frame and that behind its last; frame 0 begins with the first sample */
 } kws_event;
 

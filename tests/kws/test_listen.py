@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import kws
 from deploy import native
+from deploy.export.c import export
 from deploy.graph import GraphBuilder
 from deploy.listen import Heard
 from deploy.native import Listener, Listening
@@ -23,7 +25,7 @@ from features.config import FrontendConfig, get_preset
 from kws.arithmetic.quant import QuantParams, choose_params
 from kws.detector import DetectionConfig, Detector
 from kws.model import Model
-from kws.stream import Frames, Stream
+from kws.stream import Frames, Stream, listener_for_export
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native engine was not built")
 DATA = Path(__file__).parents[2] / "data"
@@ -195,6 +197,66 @@ def test_a_stream_keeps_as_many_bytes_as_the_description_says(streaming_model: M
         assert listen is not None
         listener = Listener(listen, "portable")
         assert listener.memory_size == listener.computing_size + listen.lasting_size(native.FRAMES_AT_ONCE), name
+
+
+PROGRAM = """
+#include <stdio.h>
+#include <stdlib.h>
+#include "m_listen.h"
+static int8_t memory[M_LISTEN_SIZE];
+static int16_t samples[100000];
+static m_event events[100];
+static void print(int32_t n)
+{
+    int32_t i;
+    for (i = 0; i < n; i++)
+        printf("%d %d %ld %ld\\n", (int)events[i].keyword, (int)events[i].score, (long)events[i].first,
+               (long)events[i].end);
+}
+int main(int count, char **arguments)
+{
+    size_t n;
+    if (count != 2 || m_listen_init(memory, sizeof memory) != 0)
+        return 1;
+    while ((n = fread(samples, 2, (size_t)atoi(arguments[1]), stdin)) > 0)
+        print(m_listen_push(memory, samples, n, events, 100));
+    print(m_listen_finish(memory, events, 100));
+    return 0;
+}
+"""
+
+
+def test_an_exported_folder_hears_the_same(
+    streaming_model: Model, tone_model: Model, sounds: Any, tmp_path: Path
+) -> None:
+    """Also what its example prints, in milliseconds."""
+    warnings = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
+    for i, model in enumerate((streaming_model, tone_model, kws.load("commands"))):
+        folder = tmp_path / str(i)
+        export(model.graph, model.frontend, model.labels, folder, name="m", listener=listener_for_export(model))
+        (folder / "main.c").write_text(PROGRAM)
+        sources = sorted(map(str, (folder / "src").glob("*.c")))
+        for main in ("main.c", "selftest/listen.c", "examples/listen.c"):
+            program = Path(main).parts[0]
+            subprocess.run(
+                ["gcc", *warnings, f"-I{folder}/src", *sources, folder / main, "-o", folder / f"{program}.out"],
+                check=True,
+            )
+        subprocess.run([folder / "selftest.out"], check=True, capture_output=True)
+
+        def output(*command: object, given: bytes = sounds.astype("<i2").tobytes()) -> list[list[str]]:
+            words = list(map(str, command))
+            text = subprocess.run(words, input=given, check=True, capture_output=True, text=False).stdout.decode()
+            return [line.split() for line in text.splitlines()]
+
+        expected = heard(Frames(Detector(model)), sounds, [len(sounds)])
+        assert expected
+        for size in (1, 1280, 99_999):
+            assert [Heard(*map(int, row)) for row in output(folder / "main.c.out", size)] == expected
+        events = [Detector(model).event_of(each, len(sounds) / 16_000) for each in expected]
+        for row, event in zip(output(folder / "examples.out"), events, strict=True):
+            assert (row[5], row[6]) == (event.label + ",", str(round(event.score * 255)))
+            assert [max(0.0, int(row[k]) / 1000) for k in (0, 3)] == pytest.approx([event.start, event.end], abs=2e-3)
 
 
 def test_buffers_that_do_not_fit_are_refused(tone_model: Model) -> None:

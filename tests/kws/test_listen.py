@@ -23,7 +23,7 @@ from deploy.native import Listener, Listening
 from features.audio import read_audio
 from features.config import FrontendConfig, get_preset
 from kws.arithmetic.quant import QuantParams, choose_params
-from kws.detector import DetectionConfig, Detector
+from kws.detector import Decider, DetectionConfig, Detector
 from kws.model import Model
 from kws.stream import Frames, Stream, listener_for_export
 
@@ -282,3 +282,98 @@ def test_models_that_numpy_alone_hears_have_no_listener(tone_model: Model) -> No
     frontend = get_preset("mfb40")
     for changed in (replace(frontend, arithmetic="float"), replace(frontend, normalize="peak")):
         assert Detector(replace(tone_model, frontend=changed)).listener is None
+
+
+HARNESS = """
+#include <stdio.h>
+#include "m_nn_listen.c" /* what decides is static */
+#include "m_listen.h"
+static int8_t memory[M_LISTEN_SIZE + 16], outputs[16];
+static int16_t levels[64];
+int main(void)
+{
+    m_nn_network network = {0};
+    m_nn_listen listen = m_listening;
+    m_event event;
+    stream s;
+    void *aligned = memory + (16 - (size_t)memory % 16) % 16;
+    listen.network = &network;
+    m_nn_listen_init(&m_listening, aligned, M_LISTEN_SIZE);
+    s = stream_in(&m_listening, aligned, &event, 1);
+    s.listen = &listen;
+    s.engine.network = &network;
+    s.engine.memory = outputs;
+    for (;;) {
+        size_t n, i;
+        if (fread(outputs, 1, M_N_LABELS, stdin) != M_N_LABELS)
+            return 0;
+        for (n = s.state->window == 0 ? (size_t)listen.n_frames : (size_t)(listen.every * listen.stride); n > 0; n--) {
+            if (fread(levels, 2, 1, stdin) != 1)
+                return 1;
+            s.levels[s.state->level_at] = levels[0];
+            s.state->level_at = (s.state->level_at + 1) % n_levels_of(&listen);
+        }
+        s.n_events = 0;
+        decide(&s);
+        for (i = 0; i < (size_t)s.n_events; i++)
+            printf("%d %d %ld %ld\\n", (int)event.keyword, (int)event.score, (long)event.first, (long)event.end);
+    }
+}
+"""
+
+
+class Levels:
+    """Windows of frames whose first coefficients are given."""
+
+    def __init__(self, levels: Any, frontend: FrontendConfig, hop: int, silence: int) -> None:
+        self.frames = np.zeros((len(levels), frontend.n_features), np.int8)
+        self.frames[:, 0] = levels
+        self.n_frames, self.hop, self.silence = frontend.n_frames, hop, silence
+
+    def take(self, start: int, stop: int) -> Any:
+        first = start * self.hop
+        return self.frames[None, first : first + self.n_frames]
+
+    def first_frame(self, window: int) -> int:
+        return window * self.hop - self.silence
+
+
+def test_it_decides_and_locates_as_numpy(tmp_path: Path) -> None:
+    """The decision alone, on made-up posteriors with ties and made-up levels with words of all lengths and pauses."""
+    frontend = FrontendConfig(
+        kind="mfcc", frame_length=400, hop_length=160, n_fft=512, n_mels=12, fmin=60.0, fmax=7000.0, n_mfcc=5
+    )
+    detection = DetectionConfig(4, 9, 5, (600, 700, 650), (300, 700, 1))
+    model = random_model(frontend, detection, rows=3, seed=1)
+    detector = WholeWindows(model)
+    listen = detector.listen()
+    assert listen is not None
+    export(model.graph, frontend, LABELS, tmp_path / "m", name="m", listener=(listen, []))
+    (tmp_path / "m" / "harness.c").write_text(HARNESS)
+    sources = [path for path in (tmp_path / "m" / "src").glob("*.c") if path.name != "m_nn_listen.c"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    subprocess.run(
+        ["gcc", "-std=c99", "-O1", *sanitizers, "-Isrc", *map(str, sources), "harness.c", "-o", "harness"],
+        check=True,
+        cwd=tmp_path / "m",
+    )
+    n_events = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        n_windows = 400
+        n_levels = frontend.n_frames + (n_windows - 1) * 4
+        runs = rng.choice([0, 0, 3, 40, 90], 2000).repeat(rng.integers(1, 30, 2000))[:n_levels]
+        levels = runs - 60 + rng.integers(0, 1 + seed % 7, n_levels)
+        posteriors = rng.choice(np.array([0, 20, 60, 100, 255], np.uint8), (n_windows // 8, 4)).repeat(8, axis=0)
+        windows = Levels(levels, frontend, 4, listen.silence)
+        expected = [detector.heard(firing, windows) for firing in Decider(detection).push(posteriors)]
+        n_events += len(expected)
+        given = b""
+        for window, row in enumerate(posteriors):
+            first = 0 if window == 0 else frontend.n_frames + (window - 1) * 4
+            given += (row.astype(np.int16) - 128).astype(np.int8).tobytes()
+            given += levels[first : frontend.n_frames + window * 4].astype("<i2").tobytes()
+        done = subprocess.run([tmp_path / "m" / "harness"], input=given, check=True, capture_output=True)
+        found = [Heard(*map(int, line.split())) for line in done.stdout.decode().splitlines()]
+        assert found == expected, seed
+    assert n_events > 500

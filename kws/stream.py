@@ -42,6 +42,7 @@ class Stream:
             )
         self._detector = detector
         fixed = detector.frontend.arithmetic == "fixed"
+        self._dtype = np.int16 if fixed else np.float64
         self._convert: Callable[[NDArray[Any]], NDArray[Any]] = to_int16 if fixed else to_float64
         self.reset()
 
@@ -69,7 +70,8 @@ class Stream:
             raise UsageError(f"samples of shape {samples.shape} are not one channel")
         heard: list[Heard] = []
         for start in range(0, len(samples), _SAMPLES_AT_ONCE):
-            heard += self._ears.push(self._convert(samples[start : start + _SAMPLES_AT_ONCE]))
+            part = samples[start : start + _SAMPLES_AT_ONCE]
+            heard += self._ears.push(part if part.dtype == self._dtype else self._convert(part))
         self._n_samples += len(samples)
         return self._events(heard)
 

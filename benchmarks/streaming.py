@@ -4,8 +4,8 @@
     python benchmarks/streaming.py [--out FILE]
 
 One recording of data/recordings, in turn, many times: sliding windows and streams of two networks, in pieces of 80 ms
-as a microphone gives them, and all at once. tc-stream is untrained, which does not change its cost. Medians, and the
-fastest tenth.
+as a microphone gives them, and all at once; pieces in one call of C each, and with Python's loop between front-end,
+network and decision. tc-stream is untrained, which does not change its cost. Medians, and the fastest tenth.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ import kws
 from deploy import native
 from features.audio import read_audio
 from features.config import get_preset
+from features.frontend import input_features
 from kws.cli.common import columns
 from kws.detector import DetectionConfig, Detector
 from kws.model import Model
+from kws.stream import Frames
 from training import qat
 from training.convert import convert
 from training.networks import registry
@@ -64,6 +66,13 @@ def in_pieces(detector: Detector, samples: Any) -> None:
     state.finish()
 
 
+def in_python(detector: Detector, samples: Any) -> None:
+    frames = Frames(detector)
+    for start in range(0, len(samples), PIECE):
+        frames.push(samples[start : start + PIECE])
+    frames.finish()
+
+
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
 @click.option("--out", type=click.Path(path_type=Path), help="A file for the table.")
 def main(out: Path | None) -> None:
@@ -73,12 +82,19 @@ def main(out: Path | None) -> None:
     commands = kws.load("commands")
     stream = untrained("tc-stream", commands.labels)
     stream = replace(stream, detection=commands.hearing()[1])
+    by_windows, by_columns, whole = Detector(commands), Detector(stream), Windows(stream)
+    for detector in (by_windows, by_columns):
+        assert detector.listener is not None  # which is made once
     calls: dict[str, Callable[[], object]] = {
-        "commands, windows, all at once": lambda: Detector(commands).trace(samples),
-        "commands, windows, pieces of 80 ms": lambda: in_pieces(Detector(commands), samples),
-        "tc-stream, windows, all at once": lambda: Windows(stream).trace(samples),
-        "tc-stream, columns, all at once": lambda: Detector(stream).trace(samples),
-        "tc-stream, columns, pieces of 80 ms": lambda: in_pieces(Detector(stream), samples),
+        "front-end alone, all at once": lambda: input_features(samples, stream.frontend, stream.graph.input_params),
+        "commands, windows, all at once": lambda: by_windows.trace(samples),
+        "commands, windows, pieces of 80 ms, Python": lambda: in_python(by_windows, samples),
+        "commands, windows, pieces of 80 ms, C": lambda: in_pieces(by_windows, samples),
+        "tc-stream, windows, all at once": lambda: whole.trace(samples),
+        "tc-stream, columns, all at once": lambda: by_columns.trace(samples),
+        "tc-stream, columns, all at once, C": lambda: by_columns.detect(samples),
+        "tc-stream, columns, pieces of 80 ms, Python": lambda: in_python(by_columns, samples),
+        "tc-stream, columns, pieces of 80 ms, C": lambda: in_pieces(by_columns, samples),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):

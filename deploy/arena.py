@@ -108,7 +108,7 @@ def check_arena(graph: Graph, arena: Arena) -> ArenaReport:
                 raise ModelError(f"op '{op.name}' writes over its input '{name}'", where="arena")
             if _overlap(arena, activations, name, op.output) and arena.offsets[name] != arena.offsets[op.output]:
                 raise ModelError(f"op '{op.name}' writes into the middle of its input '{name}'", where="arena")
-        largest_sum = max(largest_sum, sum(_aligned(activations[name]) for name in alive | {op.output}))
+        largest_sum = max(largest_sum, sum(aligned(activations[name]) for name in alive | {op.output}))
         place(op.output)[:] = number[op.output]
         later = {name for other in graph.ops[index + 1 :] for name in other.inputs} | {graph.output}
         alive = {name for name in alive | {op.output} if name in later}
@@ -117,7 +117,8 @@ def check_arena(graph: Graph, arena: Arena) -> ArenaReport:
     return ArenaReport(arena.size, largest_sum)
 
 
-def _aligned(size: int) -> int:
+def aligned(size: int) -> int:
+    """`size` up to a multiple of ALIGNMENT."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -131,11 +132,11 @@ def _blocks(graph: Graph) -> list[_Block]:
             if graph.tensors[name].data is None:
                 last[name] = index
     last[graph.output] = end
-    of = {graph.input: _Block([graph.input], -1, last[graph.input], _aligned(graph.tensors[graph.input].size))}
+    of = {graph.input: _Block([graph.input], -1, last[graph.input], aligned(graph.tensors[graph.input].size))}
     for index, op in enumerate(graph.ops):
         source = _in_place_input(graph, op, index, last)
         if source is None:
-            of[op.output] = _Block([op.output], index, last[op.output], _aligned(graph.tensors[op.output].size))
+            of[op.output] = _Block([op.output], index, last[op.output], aligned(graph.tensors[op.output].size))
         else:
             block = of[op.output] = of[source]
             block.names.append(op.output)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from deploy import native, reference
 from deploy.graph import Graph
+from deploy.listen import Listen
 from deploy.program import ROUNDING
 from deploy.streaming import ReferenceStream, StreamPlan
+from features import native_frontend
 from kws.errors import UsageError
 
 ENGINES = ("native", "reference")
@@ -29,6 +31,13 @@ class Stream(Protocol):
 def stream(plan: StreamPlan, engine: str = "native") -> Stream:
     """A fresh stream; engines, warnings and errors as of `run`."""
     return native.Stream(plan) if _is_native(plan.rounding, engine) else ReferenceStream(plan)
+
+
+def listener(listen: Listen, engine: str = "native") -> native.Listener | None:
+    """`listen` in C; None where `engine` or the front-end is NumPy's. Warnings and errors as of `run`."""
+    return (
+        native.Listener(listen) if _is_native(listen.graph.rounding, engine) and native_frontend.available() else None
+    )
 
 
 _native: WeakKeyDictionary[Graph, native.Engine] = WeakKeyDictionary()

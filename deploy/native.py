@@ -10,22 +10,26 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import c_int32, c_void_p
+from ctypes import c_int32, c_int64, c_void_p
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.graph import Graph
+from deploy.listen import Heard, Listen
 from deploy.program import Fields, Program, compile_graph
 from deploy.reference import check_input
-from deploy.streaming import StreamPlan, compile_stream
+from deploy.streaming import Move, StreamPlan, compile_stream
+from features import native_frontend
 from kws.errors import UsageError
 
 _MIN_CLIPS_PER_THREAD = 64  # starting a thread takes as long as a few clips
 _ALIGNMENT = 64
+_SAMPLES_AT_ONCE = 1 << 18  # of one call: bounds the events that it can give
+FRAMES_AT_ONCE = 8  # the lanes of the front-end's AVX2 path
 
 
 class _Extension(Protocol):
@@ -37,6 +41,9 @@ class _Extension(Protocol):
     def pack(self, level: int, kernel: int, op: int, packed: Any, /) -> None: ...
     def memory_size(self, network: int, /) -> int: ...
     def run(self, network: int, memory: Any, x: Any, y: Any, moves: Any, /) -> None: ...
+    def listen_size(self, listen: int, /) -> int: ...
+    def listen_init(self, listen: int, memory: Any, /) -> None: ...
+    def listen_push(self, listen: int, memory: Any, samples: Any, events: Any, end: bool, /) -> int: ...
 
 
 def _structure(name: str, *fields: tuple[str, Any]) -> type[ctypes.Structure]:
@@ -64,10 +71,26 @@ _Network = _structure(
     *_int32("n_steps", "input", "input_size", "output", "output_size", "arena_size", "column", "scratch_size"),
 )
 _Move = _structure("kws_move", *_int32("target", "source", "size"))
+_Listen = _structure(
+    "kws_listen",
+    ("frontend", c_void_p),
+    ("frames", c_void_p),
+    *_int32("frames_at_once", "work_size"),
+    ("network", c_void_p),
+    ("moves", c_void_p),
+    *_int32(
+        "n_moves", "stride", "delay", "lag", "every", "n_frames", "silence", "smoothing", "refractory", "n_keywords"
+    ),
+    ("thresholds", c_void_p),
+    ("releases", c_void_p),
+    *_int32("after", "pause", "late", "early", "shortest", "longest"),
+)
+_Event = _structure("kws_event", *_int32("keyword", "score"), ("first", c_int64), ("end", c_int64))
+_EVENT = np.dtype(_Event)
 _STRUCTURES = {
     structure.__name__: structure
     for structure in (
-        _Requant, _Window, _Step, _Network, _Move,
+        _Requant, _Window, _Step, _Network, _Move, _Listen, _Event,
         _structure(
             "kws_affine",
             ("window", _Window), ("weight", c_void_p), ("bias", c_void_p),
@@ -124,8 +147,8 @@ class _Compiled:
         loaded = _load()
         if loaded is None:
             raise UsageError("the native engine was not built", hint="install a C compiler and install again")
-        self._extension, kernels = loaded
-        known = self._extension.levels()
+        self.extension, kernels = loaded
+        known = self.extension.levels()
         if level is not None and level not in known:
             raise UsageError(f"this host has no {level!r}", hint="one of " + ", ".join(known))
         self._level = len(known) - 1 if level is None else known.index(level)
@@ -134,12 +157,12 @@ class _Compiled:
         self._keep: list[Any] = []  # what C points to
         steps = (_Step * len(program.steps))()
         for target, step in zip(steps, program.steps, strict=True):
-            op = self._fill(_STRUCTURES[step.struct](), step.fields)
+            op = self.fill(_STRUCTURES[step.struct](), step.fields)
             self._keep.append(op)
             name, kernel, scratch = self._choose(step.kernel, kernels[step.kernel], ctypes.addressof(op))
             self.paths.append(name)
             scratch_size = max(scratch_size, scratch)
-            self._fill(
+            self.fill(
                 target,
                 {
                     "kernel": kernel,
@@ -155,10 +178,10 @@ class _Compiled:
             "output": program.output, "output_size": program.output_size,
             "arena_size": -(-program.arena_size // _ALIGNMENT) * _ALIGNMENT, "column": program.column,
         }  # fmt: skip
-        structure = self._fill(_Network(), network)
+        structure = self.fill(_Network(), network)
         self._keep += [steps, structure]
-        self._network = ctypes.addressof(structure)
-        self._memory_size = self._extension.memory_size(self._network)
+        self.network = ctypes.addressof(structure)
+        self._memory_size = self.extension.memory_size(self.network)
 
     def memory(self) -> NDArray[np.int8]:
         """Memory that the program computes in."""
@@ -166,19 +189,19 @@ class _Compiled:
 
     def call(self, memory: NDArray[np.int8], x: Any, y: Any, moves: Any = b"") -> None:
         """As many inferences as `x` holds."""
-        self._extension.run(self._network, memory, x, y, moves)
+        self.extension.run(self.network, memory, x, y, moves)
 
     def _choose(self, name: str, kernel: int, op: int) -> tuple[str, int, int]:
         """Name, kernel and scratch bytes of the fastest path; its constants are packed."""
-        path = self._extension.fast_path(self._level, kernel, op)
+        path = self.extension.fast_path(self._level, kernel, op)
         if path is None:
             return f"{name.removeprefix('kws_')} portable", kernel, 0
         packed = _aligned(path[2])
-        self._extension.pack(self._level, kernel, op, packed)
+        self.extension.pack(self._level, kernel, op, packed)
         self._keep.append(packed)
         return path[0], path[1], path[3]
 
-    def _fill(self, structure: ctypes.Structure, fields: Fields) -> ctypes.Structure:
+    def fill(self, structure: ctypes.Structure, fields: Fields) -> ctypes.Structure:
         """Set every field; arrays are kept and passed by address."""
         for name, value in fields.items():
             if isinstance(value, np.ndarray):
@@ -190,7 +213,7 @@ class _Compiled:
             elif isinstance(value, int):
                 setattr(structure, name, value)
             else:
-                self._fill(getattr(structure, name), value)
+                self.fill(getattr(structure, name), value)
         return structure
 
 
@@ -245,7 +268,7 @@ class Stream:
         self._compiled = _Compiled(program, level)
         self._memory = self._compiled.memory()
         self._memory[:] = 0
-        self._moves = np.array([(m.target, m.source, m.size) for m in moves], np.int32)
+        self._moves = _as_array(moves)
         self._output_size = program.output_size // plan.windows
 
     def run(self, frames: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -253,6 +276,68 @@ class Stream:
         outputs = np.empty((len(frames) // self.plan.stride, self._output_size), np.int8)
         self._compiled.call(self._memory, np.ascontiguousarray(frames), outputs, self._moves)
         return outputs
+
+
+class Listener:
+    """A `Listen` in C: what `kws.stream` does in NumPy. Its constants are shared by any number of streams."""
+
+    def __init__(self, listen: Listen, level: str | None = None) -> None:
+        """`level` and errors as of `Engine`, for network and front-end; UsageError where the latter was not built."""
+        self.listen = listen
+        program, moves = listen.program()
+        compiled = _Compiled(program, level)
+        frontend = native_frontend.frames(
+            listen.frontend, listen.graph.input_params, portable=level == native_frontend.PORTABLE
+        )
+        moved = _as_array(moves)
+        constants = {
+            **listen.constants(),
+            "frontend": frontend.frontend, "frames": frontend.function, "frames_at_once": FRAMES_AT_ONCE,
+            "work_size": -(-frontend.work_size // _ALIGNMENT) * _ALIGNMENT,
+            "network": compiled.network, "moves": moved, "n_moves": len(moves),
+        }  # fmt: skip
+        structure = compiled.fill(_Listen(), constants)
+        self.extension, self.address = compiled.extension, ctypes.addressof(structure)
+        self.memory_size = self.extension.listen_size(self.address)
+        """Bytes of a stream's memory on this host."""
+        work, network = constants["work_size"], self.extension.memory_size(compiled.network)
+        self.computing_size = work + network if moves else max(work, network)
+        """Those of them that front-end and network compute in."""
+        step = listen.hop * listen.frontend.hop_length
+        most = 2 + (_SAMPLES_AT_ONCE + listen.frontend.clip_samples) // step + listen.silence // listen.hop
+        self.most_events = most
+        self._keep = compiled, frontend, structure
+
+
+class Listening:
+    """One stream through a `Listener`, from its beginning."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._memory = _aligned(listener.memory_size)
+        self._events = np.empty(listener.most_events, _EVENT)
+        listener.extension.listen_init(listener.address, self._memory)
+
+    def push(self, samples: NDArray[np.int16]) -> list[Heard]:
+        """What the next samples (n,) complete; n may be 0."""
+        heard = []
+        for start in range(0, len(samples), _SAMPLES_AT_ONCE):
+            heard += self._push(np.ascontiguousarray(samples[start : start + _SAMPLES_AT_ONCE]), end=False)
+        return heard
+
+    def finish(self) -> list[Heard]:
+        """What silence behind the last sample completes. Nothing may be pushed after it."""
+        return self._push(b"", end=True)
+
+    def _push(self, samples: Any, *, end: bool) -> list[Heard]:
+        listener = self._listener
+        count = listener.extension.listen_push(listener.address, self._memory, samples, self._events, end)
+        return [Heard(*event) for event in self._events[:count].tolist()] if count else []
+
+
+def _as_array(moves: Sequence[Move]) -> NDArray[np.int32]:
+    """As `kws_move` lies in memory."""
+    return np.array([(m.target, m.source, m.size) for m in moves], np.int32)
 
 
 def _aligned(size: int) -> NDArray[np.int8]:

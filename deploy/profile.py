@@ -9,10 +9,12 @@ instruction is taken to last a fixed number of cycles, which no emulator tells; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from deploy.export.c import sizes_of
 from deploy.graph import Graph
+from deploy.listen import Listen
 from deploy.program import compile_graph
 from kws.errors import UsageError
 
@@ -64,6 +66,9 @@ class Profile:
     arena_bytes: int
     scratch_bytes: int
     stack_bytes: int
+    listener_bytes: int | None
+    """Memory of a stream from samples to events, in which front-end and network run as well: `kws_listen_size` there.
+    None for a model that cannot listen."""
     mhz: int
     cycles_per_instruction: float
 
@@ -91,6 +96,11 @@ class Profile:
     def milliseconds(self) -> float:
         """Of one inference at the core's clock, estimated."""
         return self.cycles / self.mhz / 1000
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and sums by name, fit for JSON."""
+        names = ("flash", "ram", "instructions", "cycles", "milliseconds")
+        return asdict(self) | {name: getattr(self, name) for name in names}
 
 
 CORES: dict[str, Core] = {
@@ -158,8 +168,11 @@ CORES: dict[str, Core] = {
 """By name. Cycles an instruction follow Arm's manual for the M3 and M4 and are assumed for the others."""
 
 
-def profile(graph: Graph, core: str) -> Profile:
-    """The cost of a checked graph on one of CORES. UsageError for another core, or a rule that C does not compute."""
+def profile(graph: Graph, core: str, listen: Listen | None = None) -> Profile:
+    """The cost of a checked graph on one of CORES, and of its listener's memory.
+
+    UsageError for another core, or a rule that C does not compute.
+    """
     if core not in CORES:
         raise UsageError(f"unknown core {core!r}", hint="one of " + ", ".join(CORES))
     target, program = CORES[core], compile_graph(graph)
@@ -181,9 +194,16 @@ def profile(graph: Graph, core: str) -> Profile:
         arena_bytes=sizes.arena_size,
         scratch_bytes=sizes.scratch_dsp if target.dsp else sizes.scratch_portable,
         stack_bytes=_STACK,
+        listener_bytes=None if listen is None else _listener_bytes(listen, target),
         mhz=target.mhz,
         cycles_per_instruction=target.cycles_per_instruction,
     )
+
+
+def _listener_bytes(listen: Listen, target: Core) -> int:
+    program, _ = listen.program()
+    sizes = sizes_of(program)
+    return listen.size(sizes.arena_size + (sizes.scratch_dsp if target.dsp else sizes.scratch_portable))
 
 
 def work_of(graph: Graph, name: str) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.arena import ALIGNMENT
+from deploy.arena import aligned
 from deploy.graph import Graph, Op
 from deploy.ops.base import OpAttributes
 from deploy.ops.concatenation import Concatenation
@@ -305,7 +305,7 @@ def compile_stream(plan: StreamPlan) -> tuple[Program, tuple[Move, ...]]:
     """The plan as the C runtime takes it. UsageError for a rounding rule that C does not compute."""
     offsets, end = {}, 0
     for name, buffer in plan.buffers.items():
-        offsets[name], end = end, end + -(-buffer.columns * buffer.size // ALIGNMENT) * ALIGNMENT
+        offsets[name], end = end, end + aligned(buffer.columns * buffer.size)
 
     def at(view: View) -> int:
         return offsets[view.buffer] + view.first * plan.buffers[view.buffer].size

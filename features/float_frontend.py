@@ -60,7 +60,7 @@ def checked_samples(samples: ArrayLike) -> NDArray[Any]:
         raise UsageError(f"samples of shape {array.shape} are neither (n,) nor (B, n)")
     if array.dtype != np.int16 and array.dtype.kind != "f":
         raise UsageError(f"samples of dtype {array.dtype} are neither int16 nor float")
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise AudioError("samples hold NaN or infinite values")
     return array
 

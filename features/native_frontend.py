@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from ctypes import c_int32, c_void_p
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from kws.arithmetic.quant import QuantParams
 from kws.arithmetic.requantize import quantize_multiplier
 from kws.errors import UsageError
 
+PORTABLE = "portable"  # the first of `levels()`
 _MAX_SAMPLES = 1 << 28  # of one call: indices in C are int32
 
 
@@ -31,6 +33,7 @@ class _Extension(Protocol):
 
     def levels(self) -> list[str]: ...
     def structure_size(self) -> int: ...
+    def frames(self, frontend: int, level: int, /) -> tuple[int, int]: ...
     def run(
         self, frontend: int, level: int, n_clips: int, clip_length: int, frames_per_clip: int,
         samples: Any, peaks: Any, output: Any, /,
@@ -100,6 +103,27 @@ def _structure(config: FrontendConfig, params: QuantParams) -> tuple[_Frontend, 
             value = array.ctypes.data
         setattr(structure, name, value)
     return structure, keep
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What `kws_listen` (deploy/c/kws_listen.h) takes of a front-end: addresses, bytes of work memory aligned to 64."""
+
+    frontend: int
+    function: int
+    work_size: int
+    keep: Any
+    """What the addresses point into."""
+
+
+def frames(config: FrontendConfig, params: QuantParams, *, portable: bool = False) -> Frames:
+    """The front-end for a stream, the host's best or the portable one. UsageError where the extension is missing."""
+    extension = _load()
+    if extension is None:
+        raise UsageError("the native front-end was not built")
+    keep = _structure(config, params)
+    frontend = ctypes.addressof(keep[0])
+    return Frames(frontend, *extension.frames(frontend, 0 if portable else len(levels()) - 1), keep)
 
 
 def run(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import engine as engines
+from deploy.listen import Heard, Listen
 from deploy.ops.softmax import integer_softmax, softmax_multiplier
 from deploy.streaming import StreamPlan, can_stream, plan_stream
 from features.audio import read_audio
@@ -34,8 +35,9 @@ from kws.errors import AudioError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from deploy.graph import Graph
+    from deploy.native import Listener
     from kws.model import Model
-    from kws.stream import Stream
+    from kws.stream import Frames, Stream
 
 POSTERIOR_MAX = 255
 MAX_HOP, MAX_SMOOTHING, MAX_REFRACTORY = 256, 256, 4096
@@ -221,8 +223,7 @@ def locate(window: NDArray[np.int8], age: int, frontend: FrontendConfig) -> tupl
     levels = padded[:-2] + padded[1:-1] + padded[2:]
     quiet = int(np.sort(levels)[len(levels) // 8])
     speech = np.flatnonzero(5 * (levels - quiet) > int(levels.max()) - quiet)
-    pause, late, early = (_frames(seconds, frontend) for seconds in (_PAUSE, _LATE, _EARLY))
-    shortest, longest = (_frames(seconds, frontend) for seconds in (_SHORTEST, _LONGEST))
+    pause, late, early, shortest, longest = _limits(frontend)
     middle = len(levels) - 1 - age  # the last frame of the centre's window
     before = speech[speech <= middle]
     last = int(before[-1]) if len(before) else middle
@@ -240,6 +241,11 @@ def locate(window: NDArray[np.int8], age: int, frontend: FrontendConfig) -> tupl
             break
         first = int(frame)
     return max(0, min(first, last - shortest + 1)), last
+
+
+def _limits(frontend: FrontendConfig) -> tuple[int, ...]:
+    """What `locate` goes by, in frames."""
+    return tuple(_frames(seconds, frontend) for seconds in (_PAUSE, _LATE, _EARLY, _SHORTEST, _LONGEST))
 
 
 def _frames(seconds: float, frontend: FrontendConfig) -> int:
@@ -322,10 +328,18 @@ class Detector:
 
         AudioError for a file that cannot be used, and for no samples; UsageError for what is neither path nor array.
         """
-        return self.decide(self.trace(source))
+        if self.listener is None or self.listener.listen.plan is None:  # whole windows run on all cores
+            return self.decide(self.trace(source))
+        state, events = self.step(None, self._samples(source))
+        return events + state.finish()
 
     def trace(self, source: str | Path | NDArray[Any]) -> Trace:
         """The posteriors of every window of such a source. Errors as in `detect`."""
+        samples = self._samples(source)
+        windows = Windows(samples, self.frontend, self._graph, self.detection.hop)
+        return Trace(windows, self._posteriors(windows), len(samples) / self.frontend.sample_rate)
+
+    def _samples(self, source: str | Path | NDArray[Any]) -> NDArray[Any]:
         if isinstance(source, str | Path):
             source = read_audio(source, dtype="int16", sample_rate=self.frontend.sample_rate)
         elif not isinstance(source, np.ndarray):
@@ -333,8 +347,7 @@ class Detector:
             raise UsageError(what, hint="numpy.array(samples, numpy.float32)")
         if source.ndim != 1 or len(source) == 0:
             raise AudioError(f"samples of shape {source.shape} are not one channel of at least one sample")
-        windows = Windows(source, self.frontend, self._graph, self.detection.hop)
-        return Trace(windows, self._posteriors(windows), len(source) / self.frontend.sample_rate)
+        return source
 
     def stream_plan(self, windows: int = 1) -> StreamPlan | None:
         """How the network streams, `windows` outputs a step; None where it cannot, or where `hop` is no multiple of its
@@ -371,9 +384,10 @@ class Detector:
         The state is changed and returned. `state.finish()` gives the events that silence behind the last sample
         completes; with them, the events of any pieces are those of `detect` for the whole. Errors as of `Stream`.
         """
-        from kws.stream import Stream
+        if state is None:
+            from kws.stream import Stream
 
-        state = Stream(self) if state is None else state
+            state = Stream(self)
         return state, state.push(samples)
 
     def decide(self, trace: Trace) -> list[Event]:
@@ -381,15 +395,45 @@ class Detector:
         firings = Decider(self.detection).push(trace.posteriors)
         return [self.event(firing, trace.windows, trace.seconds) for firing in firings]
 
-    def event(self, firing: Firing, windows: Windows | Stream, seconds: float) -> Event:
+    def event(self, firing: Firing, windows: Windows | Frames, seconds: float) -> Event:
         """The event of a firing: its word is located in `windows`, at most `seconds` into the recording."""
-        hop = self.detection.hop
-        window = min(firing.window, firing.centre + max(1, round(_frames(_AFTER, self.frontend) / hop)))
-        age = (window - firing.centre) * hop
+        return self.event_of(self.heard(firing, windows), seconds)
+
+    def heard(self, firing: Firing, windows: Windows | Frames) -> Heard:
+        """A firing with its word located in `windows`, in integers."""
+        window = min(firing.window, firing.centre + self._after())
+        age = (window - firing.centre) * self.detection.hop
         first, last = locate(windows.take(window, window + 1)[0], age, self.frontend)
         offset = windows.first_frame(window)
-        start, end = (min(max(0.0, self._edge(offset + frame)), seconds) for frame in (first, last + 1))
-        return Event(self.model.labels[firing.keyword], start, end, firing.peak / POSTERIOR_MAX)
+        return Heard(firing.keyword, firing.peak, offset + first, offset + last + 1)
+
+    def event_of(self, heard: Heard, seconds: float) -> Event:
+        """The event in seconds, at most `seconds` into the recording."""
+        start, end = (min(max(0.0, self._edge(frame)), seconds) for frame in (heard.first, heard.end))
+        return Event(self.model.labels[heard.keyword], start, end, heard.score / POSTERIOR_MAX)
+
+    def listen(self) -> Listen | None:
+        """What the C runtime needs to hear what this detector hears in a stream; None for a front-end in floats, or one
+        that needs whole clips."""
+        frontend, detection = self.frontend, self.detection
+        if frontend.arithmetic != "fixed" or frontend.normalize != "none":
+            return None
+        pause, late, early, shortest, longest = _limits(frontend)
+        return Listen(
+            self._graph, self.stream_plan(), frontend, detection.hop, detection.smoothing, detection.refractory,
+            detection.thresholds, detection.releases, silence_before(frontend, detection.hop), self._after(),
+            pause, late, early, shortest, longest,
+        )  # fmt: skip
+
+    @cached_property
+    def listener(self) -> Listener | None:
+        """`listen()` in C, where the model's engine is native."""
+        listen = self.listen()
+        return None if listen is None else engines.listener(listen, self.model.engine)
+
+    def _after(self) -> int:
+        """Windows from the centre of the posteriors to that in which the word is located, at most."""
+        return max(1, round(_frames(_AFTER, self.frontend) / self.detection.hop))
 
     def _edge(self, frame: int) -> float:
         """The second between frames `frame` - 1 and `frame`, half way between their centres."""

@@ -169,3 +169,15 @@ void kws_frontend_quantize(const kws_frontend *frontend, const int32_t *q16, int
         features[i] = (int8_t)(y < -128 ? -128 : y > 127 ? 127 : y);
     }
 }
+
+void kws_frontend_frames(const kws_frontend *frontend, const int16_t *samples, int32_t count, int32_t *work,
+                         int8_t *features)
+{
+    int32_t *q16 = work + KWS_FRONTEND_WORK(frontend->n_fft, frontend->n_mels);
+    for (; count > 0; count--) {
+        kws_frontend_q16(frontend, samples, KWS_PEAK_NONE, work, q16);
+        kws_frontend_quantize(frontend, q16, features);
+        samples += frontend->hop_length;
+        features += frontend->n_mfcc ? frontend->n_mfcc : frontend->n_mels;
+    }
+}

@@ -37,6 +37,13 @@ void kws_frontend_q16(const kws_frontend *frontend, const int16_t *samples, int3
 /* Features in Q16, as many as a frame has, to the network's int8 */
 void kws_frontend_quantize(const kws_frontend *frontend, const int32_t *q16, int8_t *features);
 
+/* What computes `count` frames, each hop_length samples after the one before, to int8 features (count, n_features) */
+typedef void kws_frames(const kws_frontend *frontend, const int16_t *samples, int32_t count, int32_t *work,
+                        int8_t *features);
+
+/* work: KWS_FRONTEND_WORK values, and as many as a frame has features */
+kws_frames kws_frontend_frames;
+
 /* log_mel (n_mels) -> q16 (n_mfcc) */
 void kws_frontend_dct(const kws_frontend *frontend, const int32_t *log_mel, int32_t *q16);
 

@@ -91,6 +91,44 @@ static void compute(const kws_frontend *frontend, const kws_frontend_path *path,
     }
 }
 
+/* int32 values of work memory that `compute` takes */
+static size_t work_values(const kws_frontend *frontend)
+{
+    const int32_t n_mels = frontend->n_mels;
+    return (size_t)(MOST_LANES * (KWS_FRONTEND_WORK(frontend->n_fft, n_mels) + n_mels) + n_mels);
+}
+
+#ifdef KWS_X86
+static void frames_avx2(const kws_frontend *frontend, const int16_t *samples, int32_t count, int32_t *work,
+                        int8_t *features)
+{
+    const job of = {samples, 0, count, NULL, features, NULL};
+    compute(frontend, &kws_frontend_avx2, &of, count, work);
+}
+#endif
+
+static kws_frames *const frames_of[] = {
+    kws_frontend_frames,
+#ifdef KWS_X86
+    frames_avx2,
+#endif
+};
+
+static PyObject *frames(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    int level;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Ki", &address, &level))
+        return NULL;
+    if (level < 0 || level > best_level()) {
+        PyErr_SetString(PyExc_ValueError, "there is no such level");
+        return NULL;
+    }
+    return Py_BuildValue("KK", (unsigned long long)(uintptr_t)frames_of[level],
+                         (unsigned long long)(work_values((const kws_frontend *)(uintptr_t)address) * sizeof(int32_t)));
+}
+
 static PyObject *run(PyObject *self, PyObject *args)
 {
     unsigned long long address;
@@ -106,8 +144,6 @@ static PyObject *run(PyObject *self, PyObject *args)
         const int32_t n_features = frontend->n_mfcc ? frontend->n_mfcc : frontend->n_mels;
         const int64_t n_frames = (int64_t)n_clips * frames_per_clip, n_values = n_frames * n_features;
         const int64_t last = (int64_t)(frames_per_clip - 1) * frontend->hop_length + frontend->frame_length;
-        const size_t n_work = (size_t)(MOST_LANES * (KWS_FRONTEND_WORK(frontend->n_fft, frontend->n_mels)
-                                                     + frontend->n_mels) + frontend->n_mels);
         job of = {(const int16_t *)samples.buf, clip_length, frames_per_clip, NULL, NULL, NULL};
         void *memory = NULL;
         if (level < 0 || level > best_level() || n_clips < 1 || frames_per_clip < 1 || last > clip_length
@@ -115,7 +151,7 @@ static PyObject *run(PyObject *self, PyObject *args)
             || samples.len != (int64_t)n_clips * clip_length * 2 || (peaks.len != 0 && peaks.len != (int64_t)n_clips * 4)
             || (output.len != n_values && output.len != n_values * 4)) {
             error = "the buffers do not fit one another";
-        } else if ((memory = malloc(n_work * sizeof(int32_t) + 64)) == NULL) {
+        } else if ((memory = malloc(work_values(frontend) * sizeof(int32_t) + 64)) == NULL) {
             error = "out of memory";
         } else {
             int32_t *work = (int32_t *)(((uintptr_t)memory + 63) / 64 * 64);
@@ -166,6 +202,8 @@ static PyObject *structure_size(PyObject *self, PyObject *unused)
 static PyMethodDef methods[] = {
     {"levels", host_levels, METH_NOARGS, "the instruction sets of this host, the slowest first"},
     {"structure_size", structure_size, METH_NOARGS, "sizeof(kws_frontend)"},
+    {"frames", frames, METH_VARARGS,
+     "frames(frontend, level) -> (address of a kws_frames for a stream, bytes of work memory, aligned to 64)"},
     {"run", run, METH_VARARGS,
      "run(frontend, level, n_clips, clip_length, frames_per_clip, samples, peaks, output): int16 samples and the peak "
      "of each clip (int32, or nothing) to features, int8 or int32 in Q16 by the size of `output`"},

@@ -74,20 +74,54 @@ INLINE int32_t headroom(const kws_frontend *frontend, const int16_t *samples)
     return left > frontend->t_max ? frontend->t_max : left;
 }
 
-/* Two samples of each frame at once, times their window values, into `work` in bit-reversed order */
+/* rows[lane] holds eight values of one frame -> rows[k] holds value k of eight frames */
+INLINE void transpose(vec *rows)
+{
+    vec twos[LANES], fours[LANES];
+    int32_t i;
+    for (i = 0; i < LANES; i += 2) {
+        twos[i] = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
+        twos[i + 1] = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (i = 0; i < LANES; i += 4) {
+        fours[i] = _mm256_unpacklo_epi64(twos[i], twos[i + 2]);
+        fours[i + 1] = _mm256_unpackhi_epi64(twos[i], twos[i + 2]);
+        fours[i + 2] = _mm256_unpacklo_epi64(twos[i + 1], twos[i + 3]);
+        fours[i + 3] = _mm256_unpackhi_epi64(twos[i + 1], twos[i + 3]);
+    }
+    for (i = 0; i < 4; i++) {
+        rows[i] = _mm256_permute2x128_si256(fours[i], fours[i + 4], 0x20);
+        rows[i + 4] = _mm256_permute2x128_si256(fours[i], fours[i + 4], 0x31);
+    }
+}
+
+/* Two samples of each frame, times their window values, shifted left by `before`, as complex value `to` */
+INLINE void store_pair(vec pair, const int16_t *window, vec before, int32_t *work, int32_t to)
+{
+    STORE(RE(to), SHIFT_LEFT(MADD(pair, SET32(window[0])), before));
+    STORE(IM(to), SHIFT_LEFT(MADD(pair, SET32(window[1] * 65536)), before));
+}
+
+/* Eight pairs of samples of each frame at once, times their window values, into `work` in bit-reversed order */
 INLINE void load(const kws_frontend *frontend, const int16_t *samples, const int32_t *starts, vec before,
                  int32_t *work)
 {
     const int16_t *window = frontend->window_q15;
     const int32_t n = frontend->n_fft / 2, pairs = frontend->frame_length / 2;
     const vec zero = SET32(0);
-    vec index = LOAD(starts);
-    int32_t i, lane, to = 0;
-    for (i = 0; i < pairs; i++) {
-        const vec pair = GATHER(samples, index);
-        STORE(RE(to), SHIFT_LEFT(MADD(pair, SET32(window[2 * i])), before));
-        STORE(IM(to), SHIFT_LEFT(MADD(pair, SET32(window[2 * i + 1] * 65536)), before));
-        index = ADD(index, SET32(2));
+    vec rows[LANES];
+    int32_t i, k, lane, to = 0;
+    for (i = 0; i + LANES <= pairs; i += LANES) {
+        for (lane = 0; lane < LANES; lane++)
+            rows[lane] = _mm256_loadu_si256((const __m256i *)(const void *)(samples + starts[lane] + 2 * i));
+        transpose(rows);
+        for (k = 0; k < LANES; k++) {
+            store_pair(rows[k], window + 2 * (i + k), before, work, to);
+            to = next_reversed(to, n);
+        }
+    }
+    for (; i < pairs; i++) {
+        store_pair(GATHER(samples, ADD(LOAD(starts), SET32(2 * i))), window + 2 * i, before, work, to);
         to = next_reversed(to, n);
     }
     for (; i < n; i++) {

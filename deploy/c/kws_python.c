@@ -7,6 +7,7 @@
 #include <Python.h>
 #include <string.h>
 
+#include "kws_listen.h"
 #include "kws_nn.h"
 #include "kws_x86.h"
 
@@ -42,6 +43,8 @@ static const struct {
     {"kws_step", sizeof(kws_step)},
     {"kws_network", sizeof(kws_network)},
     {"kws_move", sizeof(kws_move)},
+    {"kws_listen", sizeof(kws_listen)},
+    {"kws_event", sizeof(kws_event)},
 };
 
 /* dict[key] = address or size; -1 on an error of Python */
@@ -210,6 +213,64 @@ static PyObject *run(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *listen_size(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "K", &address))
+        return NULL;
+    return PyLong_FromSize_t(kws_listen_size((const kws_listen *)(uintptr_t)address));
+}
+
+static PyObject *listen_init(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    Py_buffer memory;
+    int status;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Kw*", &address, &memory))
+        return NULL;
+    status = kws_listen_init((const kws_listen *)(uintptr_t)address, memory.buf, (size_t)memory.len);
+    PyBuffer_Release(&memory);
+    if (status != 0) {
+        PyErr_SetString(PyExc_ValueError, "the memory is too small or not aligned");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *listen_push(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    Py_buffer memory, samples, events;
+    int end, found = -1;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Kw*y*w*p", &address, &memory, &samples, &events, &end))
+        return NULL;
+    {
+        const kws_listen *listen = (const kws_listen *)(uintptr_t)address;
+        const int32_t most = (int32_t)(events.len / (Py_ssize_t)sizeof(kws_event));
+        if ((size_t)memory.len >= kws_listen_size(listen)) {
+            Py_BEGIN_ALLOW_THREADS
+            if (end)
+                found = kws_listen_finish(listen, memory.buf, (kws_event *)events.buf, most);
+            else
+                found = kws_listen_push(listen, memory.buf, (const int16_t *)samples.buf, (size_t)samples.len / 2,
+                                        (kws_event *)events.buf, most);
+            Py_END_ALLOW_THREADS
+            found = found > most ? -1 : found;
+        }
+    }
+    PyBuffer_Release(&memory);
+    PyBuffer_Release(&samples);
+    PyBuffer_Release(&events);
+    if (found < 0) {
+        PyErr_SetString(PyExc_ValueError, "the memory is too small, or there are more events than places for them");
+        return NULL;
+    }
+    return PyLong_FromLong(found);
+}
+
 static PyMethodDef methods[] = {
     {"tables", tables, METH_NOARGS, "(addresses of the kernels, sizes of the structures), by name"},
     {"levels", host_levels, METH_NOARGS, "the instruction sets of this host, the slowest first"},
@@ -218,6 +279,10 @@ static PyMethodDef methods[] = {
     {"pack", pack, METH_VARARGS, "pack(level, kernel, op, packed): lay the constants of that path out; op points to it"},
     {"memory_size", memory_size, METH_VARARGS, "memory_size(network) -> bytes"},
     {"run", run, METH_VARARGS, "run(network, memory, input, output, moves): as many inferences as the input holds, `moves` after each"},
+    {"listen_size", listen_size, METH_VARARGS, "listen_size(listen) -> bytes"},
+    {"listen_init", listen_init, METH_VARARGS, "listen_init(listen, memory): begin a stream"},
+    {"listen_push", listen_push, METH_VARARGS,
+     "listen_push(listen, memory, samples, events, end) -> number of events; where `end`, silence takes the place of samples"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -458,9 +458,10 @@ static TARGET void average_pool(const void *op_, const int8_t *input, const int8
                         acc = _mm256_add_epi16(acc, _mm256_cvtepi8_epi16(q));
                     }
                 _mm256_storeu_si256((__m256i *)(void *)sums, acc);
+                for (k = 0; k < 16 && count != 1; k++) /* of one position, as in streams, the sum is the mean */
+                    sums[k] = (int16_t)kws_divide(sums[k], count);
                 for (k = 0; k < 16; k++)
-                    output[first + k] =
-                        (int8_t)kws_clamp(kws_divide(sums[k], count), op->activation_min, op->activation_max);
+                    output[first + k] = (int8_t)kws_clamp(sums[k], op->activation_min, op->activation_max);
             }
         }
     }

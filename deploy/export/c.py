@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import reference
-from deploy.arena import ALIGNMENT
+from deploy.arena import ALIGNMENT, aligned
 from deploy.export.c_array import c_float, c_string
+from deploy.export.c_listener import NOTHING, listening
+from deploy.export.c_source import TEMPLATES, Tables, designated, fill, network_of, rename, rows, scratch_dsp
 from deploy.graph import Graph
-from deploy.program import ROUNDING, Fields, Program, Step, compile_graph
+from deploy.listen import Heard, Listen
+from deploy.program import ROUNDING, Fields, Program, compile_graph
 from features.config import FrontendConfig
 from features.native_frontend import constants
 from kws.arithmetic.quant import QuantParams
@@ -34,8 +37,6 @@ MANIFEST = "kws_export.json"
 """Lists the files of an export: what holds nothing else may be replaced by a new one."""
 
 _RUNTIME = Path(__file__).parents[1] / "c"
-_TEMPLATES = Path(__file__).parent / "c_folder"
-_LINE = 110
 _N_RANDOM = 4  # golden inputs
 # A prefix.h of these names would be found in the place of the compiler's own.
 _TAKEN = frozenset(
@@ -67,8 +68,12 @@ def export(
     *,
     name: str = "kws_model",
     provenance: Mapping[str, Any] | None = None,
+    listener: tuple[Listen, Sequence[Heard]] | None = None,
 ) -> Sizes:
     """Write the folder at once or not at all; `name` begins every C name and file name.
+
+    With a `listener` of the same graph the folder also takes samples to events; its events are those of NumPy for
+    `golden_signal`, every threshold and release being 1.
 
     UsageError when `name` cannot do that, when `folder` holds anything but an earlier export, and for a rounding rule
     that C does not compute.
@@ -82,7 +87,7 @@ def export(
         raise UsageError(f"{len(labels)} labels do not fit {program.output_size} outputs")
     folder = folder.resolve()
     _check_folder(folder)
-    files, sizes = _files(graph, program, frontend, labels, name, provenance or {})
+    files, sizes = _files(graph, program, frontend, labels, name, provenance or {}, listener)
     manifest = {"made_by": "kws export --to c", "name": name, "files": sorted(files)}
     files[MANIFEST] = json.dumps(manifest, indent=2) + "\n"
     _write(folder, files)
@@ -91,9 +96,9 @@ def export(
 
 def sizes_of(program: Program) -> Sizes:
     """What the export of a program would cost."""
-    tables = _Tables("")
-    for index, step in enumerate(program.steps):
-        tables.step(index, step)
+    tables = Tables("")
+    for step in program.steps:
+        tables.step(step)
     return _sizes(program, tables)
 
 
@@ -148,13 +153,17 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _files(
-    graph: Graph, program: Program, frontend: FrontendConfig | None, labels: Sequence[str], name: str, provenance: Any
-) -> tuple[dict[str, str], Sizes]:
+    graph: Graph, program: Program, frontend: FrontendConfig | None, labels: Sequence[str], name: str, provenance: Any,
+    listener: tuple[Listen, Sequence[Heard]] | None,
+) -> tuple[dict[str, str], Sizes]:  # fmt: skip
     """Text by path, without the manifest, and what it costs."""
-    tables = _Tables(f"{name}_nn_")
-    steps = [tables.step(index, step) for index, step in enumerate(program.steps)]
+    tables = Tables(f"{name}_nn_")
+    steps = [tables.step(step) for step in program.steps]
     sizes = _sizes(program, tables)
-    runtime = {f"src/{_rename(path, name)}": _rename(text, name) for path, text in _runtime(program).items()}
+    needed = ["kws_network.c", *(f"{step.kernel}.c" for step in program.steps)]
+    added = NOTHING if listener is None else listening(*listener, name, tables)
+    needed += added.needed
+    runtime = {f"src/{rename(path, name)}": rename(text, name) for path, text in _with_includes(needed).items()}
     source, target = graph.tensors[graph.input], graph.tensors[graph.output]
     height, width, channels = (*source.shape, 1, 1)[:3]
     golden = reference.run(graph, golden_inputs(program.input_size).reshape(-1, *source.shape)).reshape(-1, len(labels))
@@ -165,34 +174,37 @@ def _files(
         "input_scale": c_float(source.params.scale), "input_scale_number": f"{source.params.scale:.9g}",
         "output_scale": c_float(target.params.scale), "output_scale_number": f"{target.params.scale:.9g}",
         "input_zero_point": source.zero_point, "output_zero_point": target.zero_point,
-        "n_labels": len(labels), "labels": _rows(c_string(label) for label in labels),
+        "n_labels": len(labels), "labels": rows(c_string(label) for label in labels),
         "label_list": ", ".join(f"`{label}`" for label in labels),
         "tables": tables.text(), "steps": "\n".join(steps),
-        "network": _designated({"steps": "steps", "n_steps": len(steps), **_network(program)}, "    "),
+        "network": designated({"steps": "steps", "n_steps": len(steps), **network_of(program)}, "    "),
         "n_golden": len(golden), "last_random": _N_RANDOM - 1,
-        "golden": "\n".join(f"    {{\n{_rows(map(str, row), '        ')}\n    }}," for row in golden.tolist()),
+        "golden": "\n".join(f"    {{\n{rows(map(str, row), '        ')}\n    }}," for row in golden.tolist()),
         "alignment_slack": ALIGNMENT - 1, "column": program.column, "macs": f"{graph.check().macs:,}",
         "layers": ", ".join(f"{op.name} ({op.kind})" for op in graph.ops),
+        "listen_network": added.network, "listen_cmake": added.cmake, "listen_readme": added.readme,
         "frontend": json.dumps(None if frontend is None else frontend.to_dict(), indent=2),
         "provenance": json.dumps(provenance, indent=2),
         **{size.name: getattr(sizes, size.name) for size in fields(sizes)},
     }  # fmt: skip
     if frontend is not None and frontend.arithmetic == "fixed" and frontend.normalize == "none":
         runtime |= _frontend_files(frontend, source.params, name)
+    runtime |= added.files
     values["cmake_sources"] = "\n".join(f"    {p}" for p in sorted({*runtime, f"src/{name}.c"}) if p.endswith(".c"))
-    templates = {path.relative_to(_TEMPLATES).as_posix(): path for path in _TEMPLATES.rglob("*") if path.is_file()}
-    filled = {_fill(path, values): _fill(file.read_text("utf-8"), values) for path, file in templates.items()}
+    folder = TEMPLATES / "c_folder"
+    templates = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    filled = {fill(path, values): fill(file.read_text("utf-8"), values) for path, file in templates.items()}
     return runtime | filled, sizes
 
 
-def _sizes(program: Program, tables: _Tables) -> Sizes:
+def _sizes(program: Program, tables: Tables) -> Sizes:
     return Sizes(
         weight_bytes=tables.bytes_of("weight"),
         table_bytes=tables.bytes_of("bias", "multiplier", "shift"),
         structure_bytes=4 * sum(_words(step.fields) + _STEP_WORDS for step in program.steps),
-        arena_size=_aligned(program.arena_size),
-        scratch_portable=_aligned(program.column),
-        scratch_dsp=_aligned(8 * (-(-program.column // 4) * 4)),
+        arena_size=aligned(program.arena_size),
+        scratch_portable=aligned(program.column),
+        scratch_dsp=aligned(scratch_dsp(program.column)),
     )
 
 
@@ -205,11 +217,6 @@ def _words(values: Fields) -> int:
         _words(value) if isinstance(value, Mapping) else len(value) if isinstance(value, tuple) else 1
         for value in values.values()
     )
-
-
-def _network(program: Program) -> dict[str, int]:
-    names = ("input", "input_size", "output", "output_size", "arena_size", "column")
-    return {name: getattr(program, name) for name in names}
 
 
 def golden_inputs(size: int) -> NDArray[np.int8]:
@@ -225,12 +232,8 @@ def golden_inputs(size: int) -> NDArray[np.int8]:
     return inputs
 
 
-def _runtime(program: Program) -> dict[str, str]:
-    """The files of deploy/c that the program's kernels need, by name: theirs, the walker, and what these include."""
-    return _with_includes(["kws_network.c", *(f"{step.kernel}.c" for step in program.steps)])
-
-
 def _with_includes(waiting: list[str]) -> dict[str, str]:
+    """Files of deploy/c by name: these, and what they include."""
     found: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
@@ -243,7 +246,7 @@ def _with_includes(waiting: list[str]) -> dict[str, str]:
 def _frontend_files(frontend: FrontendConfig, params: QuantParams, name: str) -> dict[str, str]:
     """The fixed-point front-end: its code, its tables as NAME_frontend.c, and the header that declares `NAME_frame`."""
     code = {
-        f"src/{_rename(path, name)}": _rename(text, name) for path, text in _with_includes(["kws_frontend.c"]).items()
+        f"src/{rename(path, name)}": rename(text, name) for path, text in _with_includes(["kws_frontend.c"]).items()
     }
     lines: list[str] = []
     members: dict[str, object] = {}
@@ -254,102 +257,16 @@ def _frontend_files(frontend: FrontendConfig, params: QuantParams, name: str) ->
             if value.size:
                 lines += [
                     f"static const {value.dtype}_t {field_name}[{value.size}] = {{",
-                    _rows(map(str, value.ravel().tolist())),
+                    rows(map(str, value.ravel().tolist())),
                     "};",
                 ]
     values = {
         "name": name, "NAME": name.upper(), "frontend_tables": "\n".join(lines),
-        "frontend_members": _designated(members, "    "), "n_fft": frontend.n_fft, "n_mels": frontend.n_mels,
+        "frontend_members": designated(members, "    "), "n_fft": frontend.n_fft, "n_mels": frontend.n_mels,
         "frame_length": frontend.frame_length, "hop_length": frontend.hop_length, "n_features": frontend.n_features,
         "sample_rate": frontend.sample_rate, "q16_size": frontend.n_features,
     }  # fmt: skip
-    folder = _TEMPLATES.parent / "c_frontend"
+    folder = TEMPLATES / "c_frontend"
     for path in folder.iterdir():
-        code[f"src/{_fill(path.name, values)}"] = _fill(path.read_text("utf-8"), values)
+        code[f"src/{fill(path.name, values)}"] = fill(path.read_text("utf-8"), values)
     return code
-
-
-def _rename(text: str, name: str) -> str:
-    """kws_nn.h -> NAME_nn.h, kws_x -> NAME_nn_x: the model's own names are NAME_x."""
-    text = re.sub(r"\bkws_(nn\b|nn_)?", lambda match: f"{name}_{match[1] or 'nn_'}", text)
-    return re.sub(r"\bKWS_(NN_)?", f"{name.upper()}_NN_", text)
-
-
-def _fill(template: str, values: Mapping[str, object]) -> str:
-    return re.sub(r"@(\w+)@", lambda match: str(values[match[1]]), template)
-
-
-@dataclass(slots=True)
-class _Tables:
-    """The constants that steps point to; arrays of equal values are one."""
-
-    prefix: str
-    _names: dict[tuple[str, bytes], str] = field(default_factory=dict)
-    _bytes: dict[str, int] = field(default_factory=dict)
-    _lines: list[str] = field(default_factory=list)
-
-    def step(self, index: int, step: Step) -> str:
-        """Adds the step's structure and arrays; returns its line in the table of steps."""
-        members = self._members(step.fields, index)
-        self._lines += [
-            f"/* {step.name} */",
-            f"static const {self.prefix}{step.struct.removeprefix('kws_')} op_{index} = {{",
-            _designated(members, "    "),
-            "};\n",
-        ]
-        kernel = self.prefix + step.kernel.removeprefix("kws_")
-        return f"    {{{kernel}, &op_{index}, {step.inputs[0]}, {step.inputs[-1]}, {step.output}}},"
-
-    def bytes_of(self, *roles: str) -> int:
-        return sum(self._bytes.get(role, 0) for role in roles)
-
-    def text(self) -> str:
-        return "\n".join(self._lines)
-
-    def _members(self, values: Fields, index: int) -> dict[str, Any]:
-        members: dict[str, Any] = {}
-        for role, value in values.items():
-            if isinstance(value, Mapping):
-                members[role] = self._members(value, index)
-            else:
-                members[role] = self._array(role, index, value) if isinstance(value, np.ndarray) else value
-        return members
-
-    def _array(self, role: str, index: int, values: NDArray[Any]) -> str:
-        """The name of the array, which is written unless it is there."""
-        key = str(values.dtype), values.tobytes()
-        if key not in self._names:
-            self._names[key] = f"{role}_{index}"
-            self._bytes[role] = self._bytes.get(role, 0) + values.nbytes
-            self._lines += [
-                f"/* {' x '.join(map(str, values.shape))} */",
-                f"static const {values.dtype}_t {role}_{index}[{values.size}] = {{",
-                _rows(map(str, values.ravel().tolist())),
-                "};",
-            ]
-        return self._names[key]
-
-
-def _designated(members: Mapping[str, Any], indent: str) -> str:
-    """One line a member."""
-    return "\n".join(f"{indent}.{name} = {_initializer(value)}," for name, value in members.items())
-
-
-def _initializer(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f".{name} = {_initializer(inner)}" for name, inner in value.items()) + "}"
-    return f"{{{', '.join(map(str, value))}}}" if isinstance(value, tuple) else str(value)
-
-
-def _rows(values: Iterable[str], indent: str = "    ") -> str:
-    """Comma-separated, wrapped."""
-    lines = [indent]
-    for value in values:
-        if len(lines[-1]) + len(value) > _LINE:
-            lines.append(indent)
-        lines[-1] += f"{value}, "
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

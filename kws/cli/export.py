@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,11 +55,16 @@ def export(model: str, to: str, out: Path, name: str | None, rounding: str | Non
 
 def _c(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
     from deploy.export import c
+    from deploy.program import ROUNDING
     from kws.model import RUN_FILE, resolve
+    from kws.stream import listener_for_export
 
     file = resolve(model).resolve()
     name = name or c.prefix_of(file.parent.name if file.name == RUN_FILE else file.stem)
-    sizes = c.export(graph, loaded.frontend, loaded.labels, out, name=name, provenance=loaded.provenance)
+    listener = listener_for_export(replace(loaded, graph=graph)) if graph.rounding in ROUNDING else None
+    sizes = c.export(
+        graph, loaded.frontend, loaded.labels, out, name=name, provenance=loaded.provenance, listener=listener
+    )
     click.echo(
         f"{sizes.weight_bytes:,} bytes of weights, {sizes.table_bytes:,} of tables, {sizes.arena_size:,} of activations"
     )

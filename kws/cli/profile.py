@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
@@ -17,22 +18,29 @@ if TYPE_CHECKING:
 @click.argument("model", default=DEFAULT_MODEL)
 @click.option("--budget", metavar="flash=N,ram=N", help="Exit with 1 where the model needs more; N may end in k or M.")
 @click.option("--core", "cores", multiple=True, help="Only this core, for example cortex-m4; may be repeated.")
-def profile(model: str, budget: str | None, cores: tuple[str, ...]) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list with an object a core.")
+def profile(model: str, budget: str | None, cores: tuple[str, ...], as_json: bool) -> int:
     """Estimate what a model costs on microcontrollers.
 
     Multiply-accumulates, bytes and instructions by layer, then flash, RAM, cycles and milliseconds of one inference by
     core. Bytes of numbers and memory are those of `kws export --to c`; instructions are estimated from what emulated
-    boards counted, and cycles from instructions: docs/runtime.md has the error.
+    boards counted, and cycles from instructions: docs/runtime.md has the error. Listener is the memory of a stream from
+    samples to events, in place of activations and scratch, which it holds.
     """
     from deploy.profile import CORES, over, parse_budget
     from deploy.profile import profile as measure
+    from kws.detector import Detector
 
     limits = parse_budget(budget) if budget else {}
-    graph = load_model(model).graph
-    profiles = [measure(graph, core) for core in cores or CORES]
-    click.echo(layers(profiles))
-    click.echo()
-    click.echo(totals(profiles))
+    loaded = load_model(model)
+    listen = None if loaded.frontend is None else Detector(loaded).listen()
+    profiles = [measure(loaded.graph, core, listen) for core in cores or CORES]
+    if as_json:
+        click.echo(json.dumps([found.to_dict() for found in profiles], indent=2))
+    else:
+        click.echo(layers(profiles))
+        click.echo()
+        click.echo(totals(profiles))
     failed = False
     for found in profiles:
         for line in over(found, limits):
@@ -55,11 +63,13 @@ def layers(profiles: list[Profile]) -> str:
 
 def totals(profiles: list[Profile]) -> str:
     """A row a core."""
-    rows = [["core", "flash", "weights", "tables", "code", "RAM", "activations", "scratch", "stack", "cycles", "ms"]]
+    head = ["flash", "weights", "tables", "code", "RAM", "activations", "scratch", "stack", "listener", "cycles", "ms"]
+    rows = [["core", *head]]
     for p in profiles:
         sizes = (p.flash, p.weight_bytes, p.table_bytes, p.code_bytes, p.ram, p.arena_bytes, p.scratch_bytes)
         rows.append([
             p.core, *(f"{size:,}" for size in (*sizes, p.stack_bytes)),
+            "-" if p.listener_bytes is None else f"{p.listener_bytes:,}",
             f"{p.cycles:,}", f"{p.milliseconds:.1f} at {p.mhz} MHz",
         ])  # fmt: skip
     return columns(rows)

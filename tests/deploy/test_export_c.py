@@ -20,14 +20,18 @@ import kws
 from deploy import reference
 from deploy.export.c import export, prefix_of
 from deploy.graph import Graph
+from deploy.profile import profile
 from features.audio import read_audio
 from features.config import PRESETS
 from features.quantize import clip_samples
+from kws.detector import Detector
 from kws.errors import UsageError
+from kws.stream import listener_for_export
 
 GCC = ["gcc", "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror", "-fno-pie", "-Isrc"]
 LABELS = ("yes", "what??!", 'quo"te\\', "grün", "_silence_")
 RULES = ("single", "tflm")
+CONSTANTS = ("labels", "listening", "nn_log2_table_q16", "nn_frontend_tables", "nn_listen_network")
 
 
 def run(*command: object, cwd: Path, given: bytes = b"") -> str:
@@ -57,7 +61,11 @@ def commands(tmp_path_factory: pytest.TempPathFactory, rule: str) -> Path:
     """The model that ships, exported."""
     model, folder = kws.load("commands"), tmp_path_factory.mktemp("export") / "commands"
     graph = model.graph.with_rounding(rule)
-    export(graph, model.frontend, model.labels, folder, name="commands", provenance=model.provenance)
+    listener = listener_for_export(replace(model, graph=graph))
+    export(
+        graph, model.frontend, model.labels, folder,
+        name="commands", provenance=model.provenance, listener=listener,
+    )  # fmt: skip
     return folder
 
 
@@ -80,6 +88,8 @@ def test_the_self_test_passes(commands: Path, every: Path, options: tuple[str, .
     for folder, outputs in ((commands, 7 * 12), (every, 7 * 5)):
         printed = run(compiled(folder, "selftest/selftest.c", *options), cwd=folder)
         assert re.fullmatch(rf"PASS: \w+, 0 of {outputs} outputs differ\n", printed)
+    printed = run(compiled(commands, "selftest/listen.c", *options), cwd=commands)
+    assert re.fullmatch(r"PASS: commands listens, [1-9] events, 0 of them differ\n", printed)
 
 
 def test_the_self_test_fails_where_a_bit_differs(every: Path, tmp_path: Path) -> None:
@@ -128,7 +138,7 @@ def test_no_heap_no_floating_point_no_state(commands: Path, every: Path, tmp_pat
             assert not re.search(r"\b(float|double|_Complex)\b", text)
             run(*GCC, "-O2", "-c", source, "-o", tmp_path / "one.o", cwd=folder)
             for kind, symbol in re.findall(r" (\w) (\w+)$", run("nm", "one.o", cwd=tmp_path), re.M):
-                constant = kind == "R" and symbol in (f"{name}_labels", f"{name}_nn_log2_table_q16")
+                constant = kind == "R" and symbol.removeprefix(f"{name}_") in CONSTANTS
                 assert kind in "Ttr" or constant or kind == "U", (kind, symbol)
                 if kind in "TR":
                     assert symbol.startswith(f"{name}_")
@@ -139,7 +149,8 @@ def test_no_heap_no_floating_point_no_state(commands: Path, every: Path, tmp_pat
 def test_only_what_the_model_needs(commands: Path) -> None:
     names = {path.name.removeprefix("commands_nn_") for path in sources(commands)}
     front_end = {"commands_frontend.c", "frontend.c"}
-    assert names == {"commands.c", "add.c", "average_pool.c", "conv2d.c", "network.c", *front_end}
+    listener = {"commands_listen.c", "listen.c", "advance.c", "softmax.c"}
+    assert names == {"commands.c", "add.c", "average_pool.c", "conv2d.c", "network.c", *front_end, *listener}
     assert not re.search(r"\bkws_|\bKWS_", "".join(path.read_text() for path in (commands / "src").iterdir()))
 
 
@@ -205,10 +216,10 @@ def test_equal_tables_are_written_once(every_op: Callable[[str], Graph], tmp_pat
 def test_cmake_builds_and_tests_it(commands: Path) -> None:
     run("cmake", "-S", ".", "-B", "build", "-DCMAKE_C_FLAGS=-Wall -Wextra -Werror", cwd=commands)
     run("cmake", "--build", "build", cwd=commands)
-    assert "100% tests passed, 0 tests failed out of 1" in run("ctest", "--test-dir", "build", cwd=commands)
+    assert "100% tests passed, 0 tests failed out of 2" in run("ctest", "--test-dir", "build", cwd=commands)
 
 
-def test_the_header_serves_cplusplus(every: Path) -> None:
+def test_the_headers_serve_cplusplus(every: Path, commands: Path) -> None:
     """The Arduino sketch, with what it takes from Arduino in its place."""
     (every / "Arduino.h").write_text(
         "struct { void begin(long); template <class T> void print(T); template <class T> void println(T); } Serial;\n"
@@ -217,6 +228,8 @@ def test_the_header_serves_cplusplus(every: Path) -> None:
     sketch = every / "examples" / "every_op" / "every_op.ino"
     run("g++", "-Wall", "-Isrc", "-include", "./Arduino.h", "-fsyntax-only", "-x", "c++", sketch, cwd=every)
     (every / "Arduino.h").unlink()
+    listen = commands / "src" / "commands_listen.h"
+    run("g++", "-Wall", "-Isrc", "-fsyntax-only", "-x", "c++", listen, cwd=commands)
 
 
 def test_metadata_names_the_model(commands: Path) -> None:
@@ -244,6 +257,21 @@ def test_the_readme_states_the_memory(commands: Path, every: Path) -> None:
         for options, scratch in ((), portable), (("-D__ARM_FEATURE_DSP",), dsp):
             run(*GCC, *options, "size.c", "-no-pie", "-o", "size", cwd=folder)
             assert int(run(folder / "size", cwd=folder)) == activations + scratch + 15
+
+
+def test_the_readme_states_the_memory_of_the_listener(commands: Path) -> None:
+    """LISTEN_SIZE, as the compiler has it here and with the DSP path's scratch; `kws profile` has it without slack."""
+    portable, dsp = map(int, re.search(r"(\d+) bytes, (\d+) on Arm", (commands / "README.md").read_text()).groups())
+    (commands / "size.c").write_text(
+        '#include <stdio.h>\n#include "commands_listen.h"\n'
+        'int main(void) { printf("%d", (int)COMMANDS_LISTEN_SIZE); }\n'
+    )
+    for options, expected in ((), portable), (("-D__ARM_FEATURE_DSP",), dsp):
+        run(*GCC, *options, "size.c", "-no-pie", "-o", "size", cwd=commands)
+        assert int(run(commands / "size", cwd=commands)) == expected
+    model = kws.load("commands")
+    for core, expected in (("cortex-m3", portable), ("cortex-m4", dsp)):
+        assert profile(model.graph, core, Detector(model).listen()).listener_bytes == expected - 15
 
 
 def again(graph: Graph, folder: Path, **options: Any) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import kws
 from deploy.graph import Graph
 from deploy.profile import CORES, over, parse_budget, profile
+from kws.cli.main import main
+from kws.detector import Detector
 from kws.errors import UsageError
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "mcu.txt"
@@ -36,6 +39,22 @@ def test_every_op_has_a_cost(every_op: Callable[[str], Graph]) -> None:
         found = profile(every_op("single"), core)
         assert all(layer.instructions > 0 for layer in found.layers if layer.kind != "reshape")
         assert found.ram > found.arena_bytes
+
+
+def test_the_listener_stands_beside_the_network(capsys: pytest.CaptureFixture[str]) -> None:
+    model = kws.load("commands")
+    found = profile(model.graph, "cortex-m4", Detector(model).listen())
+    assert found.listener_bytes is not None
+    assert found.listener_bytes > found.arena_bytes + found.scratch_bytes
+    assert profile(model.graph, "cortex-m4").listener_bytes is None
+    assert main(["profile", "--core", "cortex-m4"]) == 0
+    head, row = capsys.readouterr().out.splitlines()[-2:]
+    assert "listener" in head
+    assert f" {found.listener_bytes:,} " in row
+    assert main(["profile", "--core", "cortex-m4", "--json"]) == 0
+    (values,) = json.loads(capsys.readouterr().out)
+    assert (values["listener_bytes"], values["ram"]) == (found.listener_bytes, found.ram)
+    assert len(values["layers"]) == len(model.graph.ops)
 
 
 def test_budgets() -> None:

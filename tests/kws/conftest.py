@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +92,24 @@ def tone_model_file(tone_model: Model, tmp_path: Path) -> Path:
     path = tmp_path / "tones.kws"
     tone_model.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def streaming_model() -> Model:
+    """An untrained tc-stream whose random weights fire now and then."""
+    import torch
+
+    from training import qat
+    from training.convert import convert
+    from training.networks import registry
+
+    torch.manual_seed(3)
+    frontend = get_preset("mfb40-10ms")
+    network = qat.prepare_qat(registry.build("tc-stream", frontend.input_shape[:2], 4), qat.QuantScheme())
+    for _ in range(4):
+        network(torch.randn(16, 1, *frontend.input_shape[:2]) * 3)
+    qat.freeze(network)
+    graph = convert(network.eval(), frontend.input_shape)
+    detection = replace(DetectionConfig.default(frontend, 2, threshold=0.3), smoothing=3, thresholds=(200, 200),
+                        releases=(199, 199), refractory=5)  # fmt: skip
+    return Model(graph, frontend, ("low", "high", "_silence_", "_unknown_"), detection)

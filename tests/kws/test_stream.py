@@ -13,11 +13,10 @@ import pytest
 
 import kws
 from features.audio import read_audio
-from features.config import get_preset
-from kws.detector import DetectionConfig, Detector, Event
+from kws.detector import Detector, Event
 from kws.errors import AudioError, UsageError
 from kws.model import Model
-from kws.stream import Stream
+from kws.stream import Frames, Stream
 
 DATA = Path(__file__).parents[2] / "data"
 Pieces = Callable[[int], list[int]]
@@ -100,7 +99,7 @@ def test_the_soak_names_the_first_event_that_differs(commands: Model, monkeypatc
 def test_memory_does_not_grow(streaming_model: Model) -> None:
     """Ten minutes of noise in pieces of a tenth of a second: what is kept is as large as after one."""
     rng = np.random.default_rng(0)
-    stream = Stream(Detector(streaming_model))
+    stream = Frames(Detector(streaming_model))
     sizes = []
     for _ in range(10):
         for _ in range(60):
@@ -118,7 +117,7 @@ def test_outputs_between_windows_are_passed_over(
     detection = replace(streaming_model.hearing()[1], hop=4 * every)
     detector = Detector(streaming_model, detection)
     expected = detector.trace(recording[:48_000]).posteriors
-    stream, found = Stream(detector), []
+    stream, found = Frames(detector), []
     push = stream._decider.push
     monkeypatch.setattr(stream._decider, "push", lambda posteriors: found.append(posteriors) or push(posteriors))
     for start in range(0, 48_000, size):
@@ -162,24 +161,3 @@ def test_silence_and_nothing_give_no_event(commands: Model) -> None:
     assert events == []
     assert state.finish() == []
     assert state.seconds == 0.0
-
-
-@pytest.fixture(scope="module")
-def streaming_model() -> Model:
-    """An untrained tc-stream whose random weights fire now and then."""
-    import torch
-
-    from training import qat
-    from training.convert import convert
-    from training.networks import registry
-
-    torch.manual_seed(3)
-    frontend = get_preset("mfb40-10ms")
-    network = qat.prepare_qat(registry.build("tc-stream", frontend.input_shape[:2], 4), qat.QuantScheme())
-    for _ in range(4):
-        network(torch.randn(16, 1, *frontend.input_shape[:2]) * 3)
-    qat.freeze(network)
-    graph = convert(network.eval(), frontend.input_shape)
-    detection = replace(DetectionConfig.default(frontend, 2, threshold=0.3), smoothing=3, thresholds=(200, 200),
-                        releases=(199, 199), refractory=5)  # fmt: skip
-    return Model(graph, frontend, ("low", "high", "_silence_", "_unknown_"), detection)

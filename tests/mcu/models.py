@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs on the boards: the model that ships and DS-CNN-S with 49 x 10 features, and convolutions of odd shapes."""
+"""What runs on the boards: the model that ships and DS-CNN-S with 49 x 10 features, convolutions of odd shapes, and two
+listeners."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from features.config import FrontendConfig, get_preset
 from features.frontend import features, input_features
 from features.quantize import clip_samples, quantize_features
 from kws.arithmetic.quant import QuantParams
+from kws.detector import DetectionConfig
+from kws.model import Model
 from training.convert import convert
 from training.dataset import scan_folder
 from training.networks import registry
@@ -45,6 +48,27 @@ def networks() -> list[Network]:
     clips = [clip.path for clip in scan_folder(DATA)]
     clips = clips[:: len(clips) // N_CLIPS][:N_CLIPS]
     return [_commands(clips), _ds_cnn_s(clips), _odd_ops()]
+
+
+def listeners() -> list[tuple[str, Model, Any]]:
+    """`commands` on whole windows, one in 120 ms, which an emulator has time for, and an untrained tc-stream, column by
+    column, that fires now and then. Each with two seconds of a recording, int16."""
+    recording = read_audio(DATA / "recordings" / "recording_00.wav", dtype="int16", sample_rate=16_000)
+    samples = recording[8_000:40_000]
+    commands = kws.load("commands")
+    detection = DetectionConfig(12, 6, 6, (984,) * 10, (590,) * 10)
+    torch.manual_seed(3)
+    frontend = get_preset("mfb40-10ms")
+    network = registry.build("tc-stream", frontend.input_shape[:2], 4)
+    quantized = prepare_ptq(network, QuantScheme())
+    calibrate(quantized, [torch.randn(16, 1, *frontend.input_shape[:2]) * 3])
+    graph = convert(quantized, frontend.input_shape)
+    eager = DetectionConfig(4, 3, 5, (200, 200), (199, 199))
+    labels = ("low", "high", "_silence_", "_unknown_")
+    return [
+        ("commands", replace(commands, detection=detection), samples),
+        ("tc-stream", Model(graph, frontend, labels, eager), samples),
+    ]
 
 
 def _commands(clips: list[Path]) -> Network:

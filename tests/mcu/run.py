@@ -4,7 +4,8 @@
     make test-mcu                                                       # installs what is missing when run as root
     python -m tests.mcu.run --write benchmarks/results/mcu.txt          # the table to a file as well
 
-Every board runs two networks under two rounding rules on 60 real clips, and single convolutions of odd shapes.
+Every board runs two networks under two rounding rules on 60 real clips, single convolutions of odd shapes, front-ends
+on hard signals, and two listeners on a recording.
 Instructions are counted by QEMU's -icount, in which each takes the same time; counts on Arm are exact to 3. The exports
 are compiled by clang, too, and run here under its sanitizers. A difference, warning, float helper or heap is a failure.
 """
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ from deploy.program import compile_graph
 from features.fixed_frontend import OUTPUT, features_q16
 from features.float_frontend import frames_of
 from kws.arithmetic.requantize import requantize
-from tests.mcu.models import ODD, Network, networks
+from kws.detector import Detector
+from kws.model import Model
+from kws.stream import Frames, listener_for_export
+from tests.mcu.models import ODD, Network, listeners, networks
 
 HERE = Path(__file__).parent
 RULES = ("single", "tflm")
@@ -60,6 +64,7 @@ FORBIDDEN = r"\b(_*aeabi_[cfd]\w*|_*aeabi_[il]2[fd]|_*aeabi_ul?2[fd]|__\w+[sd]f[
 OPTIMIZE = ["-O2", "-ffunction-sections"]
 SHIFT = 4  # -icount: an instruction takes 2^4 ns
 STACK = 4096
+PIECES_A_SECOND = 25  # of listen.c
 SECONDS = 300  # for one command
 
 
@@ -190,8 +195,17 @@ def test() -> list[str]:
                     f"{result.flash:>9,}{result.ram:>8,}{result.instructions:>14,}"
                 )
     say("")
+    columns = f"{'outputs':>16}{'flash':>9}{'RAM':>8}{'instructions':>14}"
+    say(f"{'listener':<10}{'network runs':<18}{'board':<12}{'path':<10}{columns}")
+    for name, model, samples in listeners():
+        for board, result, how in run_listeners(name, model, samples):
+            say(
+                f"{name:<10}{how:<18}{board.name:<12}{board.path:<10}{f'{len(result.outputs)} events equal':>16}"
+                f"{result.flash:>9,}{result.ram:>8,}{result.instructions:>14,}"
+            )
+    say("")
     say("flash: text, constants and initialized data of the whole test program; RAM: data and the stack that it used")
-    say("instructions: of the first input")
+    say("instructions: of the first input; of a listener, from samples to events, of a second of sound")
     say("NEON, with and without dot product: the self-test of every export passes on emulated aarch64")
     for board in BOARDS:
         say(f"{board.name}, {board.path}: {' '.join((*board.flags, *OPTIMIZE))}")
@@ -234,6 +248,27 @@ def run_frontends(network: Network) -> Iterator[tuple[Board, Result, int]]:
             yield board, result, len(frames)
 
 
+def run_listeners(name: str, model: Model, samples: Any) -> Iterator[tuple[Board, Result, str]]:
+    """What every board hears in a recording; the events are NumPy's."""
+    stream = Frames(Detector(replace(model, engine="reference")))
+    heard = stream.push(samples) + stream.finish()
+    expected = [[each.keyword, each.score, each.first, each.end] for each in heard]
+    listener = listener_for_export(model)
+    if listener is None or not expected:
+        raise Failure(f"{name} hears nothing")
+    how = "whole windows" if listener[0].plan is None else "column by column"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "m"
+        export(model.graph, model.frontend, model.labels, folder, name="m", listener=listener)
+        (folder / "samples.bin").write_bytes(samples.astype("<i2").tobytes())
+        check_clang(folder)
+        check_neon(folder)
+        for board in BOARDS:
+            result = run_board(board, folder, "listen.c")
+            compare(f"listener of {name}, {board.name} {board.path}", result.outputs, expected)
+            yield board, result, how
+
+
 def hard_signals(n: int) -> NDArray[np.int16]:
     """int16 (9, n): silence, DC, squares and noise of full scale, an impulse, clipping, one unit of noise."""
     rng, i = np.random.default_rng(5), np.arange(n)
@@ -245,27 +280,29 @@ def hard_signals(n: int) -> NDArray[np.int16]:
 
 
 def check_clang(folder: Path) -> None:
-    """Clang finds nothing to warn of, and its sanitizers nothing in the self-test, also with sums checked."""
-    common = ["clang", *WARNINGS, "-Isrc", *sources(folder), "selftest/selftest.c", "-o", "selftest.clang"]
-    for options in (["-O2"], ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DM_NN_CHECKED"]):
-        run(*common, *options, cwd=folder)
-        run(str(folder / "selftest.clang"), cwd=folder)
+    """Clang finds nothing to warn of, and its sanitizers nothing in the self-tests, also with sums checked."""
+    for selftest in self_tests(folder):
+        common = ["clang", *WARNINGS, "-Isrc", *sources(folder), selftest, "-o", "selftest.clang"]
+        for options in (
+            ["-O2"],
+            ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DM_NN_CHECKED"],
+        ):
+            run(*common, *options, cwd=folder)
+            run(str(folder / "selftest.clang"), cwd=folder)
 
 
 def check_neon(folder: Path) -> None:
-    """The self-test passes on emulated aarch64, with and without the dot product of int8."""
-    for architecture in ("armv8-a", "armv8.2-a+dotprod"):
-        options = [f"-march={architecture}", *WARNINGS, "-O2", "-static", "-Isrc"]
-        run(
-            "aarch64-linux-gnu-gcc",
-            *options,
-            *sources(folder),
-            "selftest/selftest.c",
-            "-o",
-            "selftest.neon",
-            cwd=folder,
-        )
-        run("qemu-aarch64", "-cpu", "max", str(folder / "selftest.neon"), cwd=folder)
+    """The self-tests pass on emulated aarch64, with and without the dot product of int8."""
+    for selftest in self_tests(folder):
+        for architecture in ("armv8-a", "armv8.2-a+dotprod"):
+            options = [f"-march={architecture}", *WARNINGS, "-O2", "-static", "-Isrc"]
+            program = ["-o", "selftest.neon"]
+            run("aarch64-linux-gnu-gcc", *options, *sources(folder), selftest, *program, cwd=folder)
+            run("qemu-aarch64", "-cpu", "max", str(folder / "selftest.neon"), cwd=folder)
+
+
+def self_tests(folder: Path) -> list[Path]:
+    return sorted((folder / "selftest").glob("*.c"))
 
 
 def run_board(board: Board, folder: Path, program: str = "main.c") -> Result:
@@ -275,15 +312,16 @@ def run_board(board: Board, folder: Path, program: str = "main.c") -> Result:
         raise Failure(f"{board.name}: a second run differs from the first")
     rows = [line.split() for line in printed.splitlines()]
     numbers = {kind: [[int(n) for n in row[1:]] for row in rows if row[0] == kind] for kind in ("layer", "output")}
-    facts = {row[0]: int(row[1]) for row in rows if row[0] in ("run", "stack")}
+    (stack,) = (int(row[1]) for row in rows if row[0] == "stack")
+    runs = [int(row[1]) for row in rows if row[0] == "run"][-PIECES_A_SECOND:]  # a network's is one
     size = run(board.compiler.replace("gcc", "size"), "m.elf", cwd=folder).splitlines()[1].split()
     text, data, bss = (int(n) for n in size[:3])
     return Result(
         numbers["output"],
         [board.instructions(ticks) for (ticks,) in numbers["layer"]],
-        board.instructions(facts["run"]),
+        board.instructions(sum(runs)),
         text + data,
-        data + bss + facts["stack"],
+        data + bss + stack,
     )
 
 
@@ -291,7 +329,7 @@ def build(board: Board, folder: Path, program: str) -> None:
     """m.elf; Failure for a warning in what was exported, and for what an integer program has no use for."""
     objects = []
     for source in sources(folder):
-        if source != "src/m.c":  # main.c holds it
+        if source != "src/m.c" or program == "listen.c":  # main.c holds it
             options = [*board.flags, *OPTIMIZE, *WARNINGS, "-Isrc"]
             run(board.compiler, *options, "-c", source, "-o", f"{source}.o", cwd=folder)
             objects.append(f"{source}.o")

@@ -5,13 +5,13 @@
 
 @frontend_tables@
 
-static const @name@_nn_frontend frontend = {
+/* @name@_listen.c, where the folder has one, takes it as well */
+extern const @name@_nn_frontend @name@_nn_frontend_tables;
+const @name@_nn_frontend @name@_nn_frontend_tables = {
 @frontend_members@
 };
 
 void @name@_frame(const int16_t *samples, int32_t *work, int8_t *features)
 {
-    int32_t *q16 = work + @NAME@_NN_FRONTEND_WORK(@n_fft@, @n_mels@);
-    @name@_nn_frontend_q16(&frontend, samples, @NAME@_NN_PEAK_NONE, work, q16);
-    @name@_nn_frontend_quantize(&frontend, q16, features);
+    @name@_nn_frontend_frames(&@name@_nn_frontend_tables, samples, 1, work, features);
 }

@@ -15,7 +15,7 @@ static const @name@_nn_network network = {
 @network@
 };
 
-static @name@_nn_engine engine_in(void *memory)
+@listen_network@static @name@_nn_engine engine_in(void *memory)
 {
     int8_t *first = (int8_t *)memory;
     @name@_nn_engine engine;

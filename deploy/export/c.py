@@ -38,13 +38,15 @@ MANIFEST = "kws_export.json"
 
 _RUNTIME = Path(__file__).parents[1] / "c"
 _N_RANDOM = 4  # golden inputs
-# A prefix.h of these names would be found in the place of the compiler's own.
+# A prefix.h of these names would be found in the place of the compiler's own; the last line's are targets of CMake.
 _TAKEN = frozenset(
-    ("arduino", "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale",
-     "malloc", "math", "memory", "sched", "setjmp", "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef",
-     "stdint", "stdio", "stdlib", "stdnoreturn", "string", "strings", "tgmath", "threads", "time", "uchar", "unistd",
-     "wchar", "wctype")
+    ("arduino", "assert", "complex", "ctype", "errno", "features", "fenv", "float", "inttypes", "iso646", "limits",
+     "locale", "malloc", "math", "memory", "sched", "setjmp", "signal", "stdalign", "stdarg", "stdatomic", "stdbool",
+     "stddef", "stdint", "stdio", "stdlib", "stdnoreturn", "string", "strings", "tgmath", "threads", "time", "uchar", "unistd",
+     "wchar", "wctype",
+     "all", "clean", "depend", "help", "install", "package", "test")
 )  # fmt: skip
+_OURS = frozenset(("nn", "frontend", "listen"))  # NAME_nn.h and its kin are files of the model NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ def sizes_of(program: Program) -> Sizes:
 def prefix_of(name: str) -> str:
     """The prefix for a model of this name: in lower case, all but letters and digits as underscores."""
     prefix = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:32].strip("_")
+    if _OURS & set(prefix.split("_")[1:]):
+        prefix = prefix.replace("_", "")
     return prefix if re.match(r"[a-z]", prefix) and prefix not in _TAKEN else f"kws_{prefix or 'model'}"[:32].strip("_")
 
 
@@ -113,13 +117,18 @@ def _check_name(name: str) -> None:
         hint = "at most 32 lower-case letters, digits and single underscores, a letter first"
         raise UsageError(f"{name!r} cannot begin C names", hint=hint)
     if name in _TAKEN:
-        raise UsageError(f"'{name}' cannot begin C names: {name}.h is a header of others", hint=f"'{name}_kws' can")
+        raise UsageError(f"'{name}' cannot begin C names: others have that name", hint=f"'{name}_kws' can")
+    for part in sorted(_OURS & set(name.split("_")[1:])):
+        what = f"'{name}' cannot begin C names: a model '{name.partition(f'_{part}')[0]}' has files of such names"
+        raise UsageError(what, hint=f"'{name.replace('_', '')}' can")
 
 
 def _check_folder(folder: Path) -> None:
     """UsageError unless the folder is missing, empty, or holds an earlier export and nothing else."""
     if not folder.exists():
         return
+    if folder == Path.cwd():
+        raise UsageError("is the folder that you are in, which the export would replace", hint="name a new folder")
     if not folder.is_dir():
         raise UsageError("is a file, the export is a folder", where=folder)
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}

@@ -334,9 +334,28 @@ def test_refuses_what_cannot_begin_names(every_op: Callable[[str], Graph], tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_refuses_to_hide_a_header_of_the_compiler(every_op: Callable[[str], Graph], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"string.h is a header of others \('string_kws' can\)"):
-        again(every_op("single"), tmp_path / "out", name="string")
+@pytest.mark.parametrize("name", ["string", "features", "test"])
+def test_refuses_names_of_the_compiler_and_of_cmake(
+    every_op: Callable[[str], Graph], tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"others have that name \('{name}_kws' can\)"):
+        again(every_op("single"), tmp_path / "out", name=name)
+    assert prefix_of(name) == f"kws_{name}"
+
+
+@pytest.mark.parametrize("name", ["wand_nn", "wand_frontend", "wand_listen_2"])
+def test_refuses_names_of_another_models_files(every_op: Callable[[str], Graph], tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"a model 'wand' has files of such names \('{prefix_of(name)}' can\)"):
+        again(every_op("single"), tmp_path / "out", name=name)
+    again(every_op("single"), tmp_path / "out", name=prefix_of(name))
+
+
+def test_refuses_to_replace_the_folder_one_is_in(
+    every_op: Callable[[str], Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is the folder that you are in"):
+        again(every_op("single"), Path())
 
 
 def test_refuses_what_c_does_not_compute(every_op: Callable[[str], Graph], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.graph import GraphBuilder
+from deploy.listen import Heard
 from deploy.reference import run
 from features.config import get_preset
 from features.frontend import input_features
@@ -373,3 +374,9 @@ def test_an_hour_takes_little_more_than_its_samples(tone_model: Model) -> None:
 def test_what_is_no_recording_is_a_usage_error(tone_model: Model, source: Any) -> None:
     with pytest.raises(UsageError, match=f"a {type(source).__name__} is neither a path nor a NumPy array"):
         tone_model.detect(source)
+
+
+def test_a_word_located_behind_the_recording_ends_with_it(tone_model: Model) -> None:
+    event = Detector(tone_model).event_of(Heard(0, 255, 90, 99), 1.5)
+    assert (event.start, event.end) == (pytest.approx(1.34), 1.5)
+    assert Detector(tone_model).event_of(Heard(0, 255, 0, 99), 0.1).start == 0.0

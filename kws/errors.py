@@ -18,7 +18,7 @@ class KwsError(Exception):
         self.where = None if where is None else str(where)
         self.hint = hint
         line = what if self.where is None else f"{self.where}: {what}"
-        super().__init__(line if hint is None else f"{line} ({hint})")
+        super().__init__(escaped(line if hint is None else f"{line} ({hint})"))
 
 
 class UsageError(KwsError):
@@ -52,5 +52,17 @@ MAX_LINE = 300
 
 def printable(text: str) -> str:
     """What a stranger's file made a message say: cut to a length, control characters as escapes."""
-    cut = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    return escaped(text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}...")
+
+
+def escaped(text: str) -> str:
+    """One line that can be printed whatever is in it: file names may hold line breaks and bytes that are no text."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def line_of(error: KwsError | OSError, where: object = None) -> str:
+    """What is said of an error; `where` is the place of a system's error that names no file itself."""
+    if isinstance(error, KwsError):
+        return str(error)
+    place = error.filename or where
+    return escaped(f"{place}: {error.strerror or error}" if place else f"{error.strerror or error}")

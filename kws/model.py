@@ -212,6 +212,8 @@ def load(path: str | Path, engine: str = "native") -> Model:
 
 def resolve(path: str | Path) -> Path:
     """The file that `path` means; ModelError when it is no file, no run folder and no name of a shipped model."""
+    if path == "":
+        raise UsageError("no model is named: the name is empty")
     given = Path(path)
     if given.is_file():
         return given
@@ -286,16 +288,23 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """`path` holds either its old content or all of `data`, whenever the machine stops."""
+    """`path` holds either its old content or all of `data`, whenever the machine stops.
+
+    A link stays one: the file that it leads to is written. What is no file, such as /dev/stdout, is written into.
+    """
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        file_itself = os.path.realpath(path)
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(file_itself), prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            os.replace(temporary, file_itself)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

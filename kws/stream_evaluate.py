@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from features.audio import read_audio
 from features.float_frontend import to_float64
 from kws.detector import POSTERIOR_MAX, Decider, DetectionConfig, Detector, Event, Trace, keywords_of
-from kws.errors import DataError, KwsError
+from kws.errors import DataError, KwsError, line_of
 from kws.evaluate import wilson
 from kws.stream_score import Word, read_labels, score
-from training.dataset import AUDIO_SUFFIXES
+from training.dataset import sound_files_below
 
 if TYPE_CHECKING:
     from kws.model import Model
@@ -132,25 +132,40 @@ def read_truth(path: Path) -> Truth | None:
         return None
     try:
         values = json.loads(segments.read_text(encoding="utf-8-sig"))
-        known = bool(values["keywords_known"])
-        found = tuple(_segment(part, known) for part in values["segments"])
-    except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
-        raise DataError(f"is no description of segments: {error!r:.100}", where=segments) from None
-    return Truth(segments=found)
+    except (ValueError, RecursionError):
+        raise DataError("is no description of segments: it is not JSON", where=segments) from None
+    try:
+        known, parts = bool(values["keywords_known"]), list(values["segments"])
+    except (TypeError, LookupError):
+        what = "is no description of segments: it needs keywords_known and a list of segments"
+        raise DataError(what, where=segments) from None
+    found: list[Segment] = []
+    for part in parts:
+        try:
+            found.append(_segment(part, known))
+        except (ValueError, TypeError, LookupError, OverflowError):
+            what = f"is no description of segments: segment {len(found) + 1} is not start <= end and a list of keywords"
+            raise DataError(what, where=segments) from None
+    return Truth(segments=tuple(found))
 
 
 def _segment(values: Any, known: bool) -> Segment:
     start, end, keywords = float(values["start"]), float(values["end"]), values["keywords"]
     if not 0 <= start <= end < math.inf or not isinstance(keywords, list):
-        raise ValueError(f"segment {values!r:.60}")
+        raise ValueError
     return Segment(start, end, tuple(map(str, keywords)) if known else None)
 
 
-def recordings_in(folder: Path) -> list[Path]:
-    """The sound files below a folder, sorted. Raises DataError where there are none."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+def recordings_in(folder: Path, broken: list[str]) -> list[Path]:
+    """The sound files below a folder, sorted; `broken` gets a line for each folder there that cannot be listed.
+
+    Raises DataError where there are none.
+    """
+    refused: list[str] = []
+    found = sound_files_below(folder, refused)
     if not found:
-        raise DataError("holds no sound files", where=folder)
+        raise DataError(refused[0])
+    broken += refused
     return found
 
 
@@ -167,9 +182,9 @@ def evaluate_streams(
 
     An event is that of a word by `stream_score.matches` (`tolerance` in seconds), or that of a segment that holds its
     label and overlaps it, once for each time that the label is listed. Every other event is a false accept, a second
-    one of the same word too. `change` is applied to the samples first. Recordings that cannot be read, and those below
-    `streams` without a truth beside them, are named in `broken` and do not count. Raises DataError for a folder without
-    recordings.
+    one of the same word too. `change` is applied to the samples first. Recordings and folders that cannot be read, and
+    recordings below `streams` without a truth beside them, are named in `broken` and do not count. Raises DataError for
+    a folder without recordings.
     """
     keywords = keywords_of(model.labels)
     result = StreamEvaluation(keywords, {keyword: Counts() for keyword in keywords})
@@ -218,8 +233,8 @@ def _heard(
     change: Callable[[NDArray[Any]], NDArray[Any]] | None, broken: list[str], progress: Callable[[int, int], None],
 ) -> Iterator[tuple[Trace, Truth]]:  # fmt: skip
     """Every recording below either folder that can be used; `broken` gets a line for each of the others."""
-    paths = [(path, True) for path in (recordings_in(streams) if streams else [])]
-    paths += [(path, False) for path in (recordings_in(negatives) if negatives else [])]
+    paths = [(path, True) for path in (recordings_in(streams, broken) if streams else [])]
+    paths += [(path, False) for path in (recordings_in(negatives, broken) if negatives else [])]
     for done, (path, positive) in enumerate(paths):
         progress(done, len(paths))
         try:
@@ -227,10 +242,8 @@ def _heard(
             if truth is None and positive:
                 raise DataError("has no X.txt or X.json beside it that says what is said in it", where=path)
             samples = read_audio(path, dtype="int16", sample_rate=detector.frontend.sample_rate)
-        except KwsError as error:
-            broken.append(str(error))
-        except OSError as error:  # of the truth: read_audio makes its own an AudioError
-            broken.append(f"{error.filename or path}: {error.strerror or error}")
+        except (KwsError, OSError) as error:
+            broken.append(line_of(error, path))
         else:
             yield detector.trace(change(samples) if change else samples), truth or Truth()
     progress(len(paths), len(paths))

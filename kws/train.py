@@ -19,6 +19,7 @@ from kws.tune import count_firings, moving_sums
 from training import recipe
 from training.config import TrainConfig
 from training.dataset import load, scan_folder
+from training.loading import tell_broken
 from training.report import Progress
 
 __all__ = ["TrainConfig", "choose_detection", "train"]
@@ -34,7 +35,7 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
     Raises UsageError and DataError as `training.recipe.train` does. After KeyboardInterrupt or a kill `resume` goes on.
     """
     trained = recipe.train(config, resume=resume, progress=progress)
-    others = _other_words(config, trained.frontend, trained.graph)
+    others = _other_words(config, trained.frontend, trained.graph, progress or Progress())
     detection = choose_detection(trained.graph, trained.frontend, len(keywords_of(trained.labels)), others)
     path = trained.run / RUN_FILE
     Model(trained.graph, trained.frontend, trained.labels, detection, trained.provenance).save(path)
@@ -69,13 +70,15 @@ def choose_detection(
     return detection
 
 
-def _other_words(config: TrainConfig, frontend: FrontendConfig, graph: Graph) -> NDArray[np.int8]:
+def _other_words(config: TrainConfig, frontend: FrontendConfig, graph: Graph, progress: Progress) -> NDArray[np.int8]:
     """Validation clips of words that are no keywords, at most MOST_CLIPS: (N, n_frames, n_features)."""
     clips = [
         clip for folder in config.data for clip in scan_folder(folder)
         if clip.split == "validation" and clip.word not in config.keywords
     ]  # fmt: skip
-    recordings = load(clips[:: -(-len(clips) // MOST_CLIPS) or 1]).recordings
+    loaded = load(clips[:: -(-len(clips) // MOST_CLIPS) or 1], broken=config.broken)
+    tell_broken(loaded.broken, progress)
+    recordings = loaded.recordings
     if len(recordings) == 0:
         return np.empty((0, *frontend.input_shape[:2]), np.int8)
     samples = np.stack([clip_samples(recordings[i], frontend.clip_samples) for i in range(len(recordings))])

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from features.audio import read_audio
 from kws.detector import POSTERIOR_MAX, DetectionConfig, Detector, keywords_of
-from kws.errors import DataError
-from kws.stream_evaluate import poisson_upper, read_truth, recordings_in
-from training.dataset import Clip, load, scan_folder, speaker_of, which_split
+from kws.errors import AudioError, DataError, KwsError, line_of
+from kws.stream_evaluate import Truth, poisson_upper, read_truth, recordings_in
+from training.dataset import Clip, load, scan_folder, which_split
 
 if TYPE_CHECKING:
     from kws.model import Model
@@ -29,7 +29,7 @@ class Tuning:
     """What was chosen, and the curves that it comes from.
 
     `found` and `false` are (n_keywords, levels): words found and false accepts at each of LEVELS; `chosen` is the index
-    of each keyword's level. `said` are the words of each keyword.
+    of each keyword's level. `said` are the words of each keyword, `broken` a line for each file of no use.
     """
 
     keywords: tuple[str, ...]
@@ -39,6 +39,7 @@ class Tuning:
     chosen: tuple[int, ...]
     hours: float
     without_speaker: int
+    broken: tuple[str, ...] = ()
 
     @property
     def false_accepts(self) -> int:
@@ -60,36 +61,33 @@ def tune(
 ) -> tuple[Model, Tuning]:  # fmt: skip
     """The model with thresholds that find most words while `negatives` give at most `max_fa_per_hour` false accepts.
 
-    `data` holds a folder a word: its validation clips are used, each between two seconds of silence. Each keyword gets
-    the threshold of its own that, with those of the others, finds most with fewest false accepts; one without a clip
-    keeps its own, to a hundredth. The rate is that
-    observed; `Tuning.upper95` is what the hours can show. Raises DataError for a clip of the testing split, for no
-    validation clip of any keyword, and for negatives in which a keyword is known to be said.
+    `data` holds a folder a word: its validation clips are used and no others, each between two seconds of silence.
+    Each keyword gets the threshold of its own that, with those of the others, finds most with fewest false accepts; one
+    without a clip keeps its own, to a hundredth. The rate is that observed; `Tuning.upper95` is what the hours can
+    show. What cannot be read is named in `Tuning.broken` and left out. Raises DataError for a validation clip, by the
+    lists, whose speaker belongs to the testing split, for no validation clip of any keyword, for negatives in which a
+    keyword is known to be said, and where nothing of either can be read.
     """
     keywords, detection = keywords_of(model.labels), model.hearing()[1]
-    clips = [clip for clip in scan_folder(data) if clip.word in keywords]
-    _refuse_testing(clips, data)
-    clips = [clip for clip in clips if clip.split == "validation"]
+    clips = [clip for clip in scan_folder(data) if clip.split == "validation" and clip.word in keywords]
     if not clips:
         raise DataError("holds no validation clip of any keyword", where=data)
-    files = recordings_in(negatives)
-    for file in files:
-        truth = read_truth(file)
-        said_in = [word.label for word in truth.words] if truth else []
-        said_in += [word for segment in truth.segments for word in segment.keywords or ()] if truth else []
-        if set(said_in) & set(keywords):
-            raise DataError("has a keyword in it, so it is no negative", where=file)
+    _refuse_testing(clips, data)
+    broken: list[str] = []
+    files = _negatives(negatives, keywords, broken)
     detector = Detector(model)
-    found, said = _words(detector, clips, keywords, progress)
-    false, seconds = _false_accepts(detector, files, keywords, progress)
+    found, said = _words(detector, clips, keywords, broken, progress)
+    false, seconds = _false_accepts(detector, files, keywords, broken, progress)
+    if not said.any() or not seconds:
+        raise DataError(f"nothing can be read, the first: {broken[0]}", where=negatives if said.any() else data)
     allowed = int(max_fa_per_hour * seconds / 3600 + 1e-9)
     tried = false.copy()
     for keyword in np.flatnonzero(said == 0):  # nothing says how it is found: its threshold stays
         own = np.abs(np.array(LEVELS) * POSTERIOR_MAX * detection.smoothing - detection.thresholds[keyword]).argmin()
         tried[keyword, np.arange(len(LEVELS)) != own] = allowed + 1
     chosen = choose(found, tried, allowed)
-    without = sum(not speaker_of(clip.path.name) for clip in clips)
-    tuning = Tuning(keywords, said, found, false, chosen, seconds / 3600, without)
+    without = sum(not clip.speaker for clip in clips)
+    tuning = Tuning(keywords, said, found, false, chosen, seconds / 3600, without, tuple(broken))
     limits = tuple(_limit(detection, LEVELS[level]) for level in chosen)
     releases = tuple(max(1, limit * 6 // 10) for limit in limits)
     detection = replace(detection, thresholds=limits, releases=releases)
@@ -122,11 +120,28 @@ def choose(found: NDArray[np.int64], false: NDArray[np.int64], allowed: int) -> 
 
 
 def _refuse_testing(clips: Sequence[Clip], data: Path) -> None:
-    """Tuning on what is to be reported would make the report worthless."""
+    """Tuning on what is to be reported would make the report worthless: lists may name a speaker who is tested on."""
     for clip in clips:
-        speaker = speaker_of(clip.path.name)
-        if clip.split == "testing" or (speaker and which_split(speaker) == "testing"):
-            raise DataError("belongs to the testing split, which only reports", where=clip.path.relative_to(data))
+        if clip.speaker and which_split(clip.speaker) == "testing":
+            what = "its speaker belongs to the testing split, which only reports"
+            raise DataError(what, where=clip.path.relative_to(data))
+
+
+def _negatives(folder: Path, keywords: tuple[str, ...], broken: list[str]) -> list[Path]:
+    """The recordings below a folder. Raises DataError for one in which a keyword is known to be said."""
+    files = []
+    for file in recordings_in(folder, broken):
+        try:
+            truth = read_truth(file) or Truth()
+        except (KwsError, OSError) as error:
+            broken.append(line_of(error, file))
+            continue
+        said_in = [word.label for word in truth.words]
+        said_in += [word for segment in truth.segments for word in segment.keywords or ()]
+        if set(said_in) & set(keywords):
+            raise DataError("has a keyword in it, so it is no negative", where=file)
+        files.append(file)
+    return files
 
 
 def _limit(detection: DetectionConfig, level: float) -> int:
@@ -134,16 +149,19 @@ def _limit(detection: DetectionConfig, level: float) -> int:
 
 
 def _words(
-    detector: Detector, clips: Sequence[Clip], keywords: tuple[str, ...], progress: Callable[[int, int], None]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    detector: Detector, clips: Sequence[Clip], keywords: tuple[str, ...], broken: list[str],
+    progress: Callable[[int, int], None],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
     """Words found at each level, (n_keywords, levels), and how many there are: by the largest sum of the word's own."""
     smoothing = detector.detection.smoothing
-    recordings = load(clips, broken="fail").recordings
+    loaded = load(clips)
+    recordings = loaded.recordings
+    broken += loaded.broken
     pause = np.zeros(round(_PAUSE * detector.frontend.sample_rate), np.int16)
     limits = np.array([_limit(detector.detection, level) for level in LEVELS])
     found, said = np.zeros((len(keywords), len(LEVELS)), np.int64), np.zeros(len(keywords), np.int64)
     for i, clip in enumerate(recordings.clips):
-        progress(i, len(clips))
+        progress(i, len(recordings))
         posteriors = detector.trace(np.concatenate([pause, recordings[i], pause])).posteriors
         keyword = keywords.index(clip.word)
         said[keyword] += 1
@@ -152,14 +170,20 @@ def _words(
 
 
 def _false_accepts(
-    detector: Detector, files: Sequence[Path], keywords: tuple[str, ...], progress: Callable[[int, int], None]
-) -> tuple[NDArray[np.int64], float]:
+    detector: Detector, files: Sequence[Path], keywords: tuple[str, ...], broken: list[str],
+    progress: Callable[[int, int], None],
+) -> tuple[NDArray[np.int64], float]:  # fmt: skip
     """Firings at each level, (n_keywords, levels), each keyword by itself, and the seconds listened to."""
     detection = detector.detection
     false, seconds = np.zeros((len(keywords), len(LEVELS)), np.int64), 0.0
     for done, file in enumerate(files):
         progress(done, len(files))
-        trace = detector.trace(read_audio(file, dtype="int16", sample_rate=detector.frontend.sample_rate))
+        try:
+            samples = read_audio(file, dtype="int16", sample_rate=detector.frontend.sample_rate)
+        except AudioError as error:
+            broken.append(str(error))
+            continue
+        trace = detector.trace(samples)
         seconds += trace.seconds
         for keyword in range(len(keywords)):
             sums = moving_sums(trace.posteriors[:, keyword], detection.smoothing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +122,7 @@ def scan_folder(folder: Path, *, train_only: bool = False) -> list[Clip]:
         raise DataError("no such folder", where=folder, hint="give a folder that holds one folder a word")
     groups, listed = _read_speakers(folder), _read_lists(folder)
     clips = []
-    for path in _sound_files(folder):
+    for path in sound_files_below(folder):
         parts = path.relative_to(folder).parts
         if len(parts) < 2 or NOISE_FOLDERS[0] in parts:
             continue
@@ -148,9 +149,12 @@ def scan(folders: Sequence[Path], *, train_only: Sequence[Path] = (), keywords: 
     reserved = [word for word in keywords if word.startswith("_")]
     if reserved:
         raise UsageError(f"{reserved[0]!r} cannot be a keyword: names with a leading underscore are reserved")
+    every = (*folders, *train_only)
+    for i, folder in enumerate(every):
+        if folder.resolve() in [other.resolve() for other in every[:i]]:
+            raise UsageError("is given twice: its clips would count twice", where=folder, hint="give it once")
     clips = [clip for folder in folders for clip in scan_folder(folder)]
     clips += [clip for folder in train_only for clip in scan_folder(folder, train_only=True)]
-    every = (*folders, *train_only)
     _check_empty_folders(every)
     silence = [clip for clip in clips if clip.word == SILENCE]
     clips = [clip for clip in clips if clip.word != SILENCE]
@@ -163,26 +167,41 @@ def scan(folders: Sequence[Path], *, train_only: Sequence[Path] = (), keywords: 
 
 def _noise(folder: Path, *, split: str) -> list[Clip]:
     name = NOISE_FOLDERS[0]
-    return [Clip(path, name, "", split) for path in _sound_files(folder / name)] if (folder / name).is_dir() else []
+    if not (folder / name).is_dir():
+        return []
+    return [Clip(path, name, "", split) for path in sound_files_below(folder / name)]
 
 
-def _sound_files(folder: Path) -> list[Path]:
-    return sorted(_walk(folder, frozenset()))
+def sound_files_below(folder: Path, refused: list[str] | None = None) -> list[Path]:
+    """The sound files below a folder, sorted, through links too: corpora are often put together from links.
 
-
-def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """The sound files below `folder`, through links too: corpora are often put together from links.
-
-    A link to one of the folders `above` is a loop, and is not followed.
+    `refused` gets a line for each folder that cannot be listed, and for a whole that holds none; without it the first
+    folder that cannot be listed raises DataError.
     """
-    real = folder.resolve()
+    unlisted: list[str] = []
+    found = sorted(_walk(folder, frozenset(), unlisted))
+    if refused is not None:
+        refused += unlisted or ([] if found else [str(DataError("holds no sound files", where=folder))])
+    elif unlisted:
+        raise DataError(unlisted[0])
+    return found
+
+
+def _walk(folder: Path, above: frozenset[Path], unlisted: list[str]) -> Iterator[Path]:
+    """A link to one of the folders `above` is a loop, and is not followed."""
+    real = Path(os.path.realpath(folder))
     if real in above:
         return
-    for path in folder.iterdir():
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
-            yield path
-        elif path.is_dir():
-            yield from _walk(path, above | {real})
+    try:
+        inside = list(folder.iterdir())
+    except OSError as error:
+        unlisted.append(str(DataError(f"cannot be listed: {error.strerror}", where=folder)))
+        return
+    for path in inside:
+        if os.path.isdir(path):  # Path.is_dir raises where a link leads into a folder that is closed
+            yield from _walk(path, above | {real}, unlisted)
+        elif path.suffix.lower() in AUDIO_SUFFIXES and (os.path.isfile(path) or not os.path.exists(path)):
+            yield path  # a link to nothing too: it is named where it is read
 
 
 def _read_lists(folder: Path) -> dict[str, str] | None:
@@ -213,13 +232,14 @@ def _read_speakers(folder: Path) -> list[tuple[str, str]]:
     path = folder / "speakers.csv"
     if not path.is_file():
         return []
-    rows = [row for row in csv.reader(_read_text(path).split("\n")) if row and not row[0].startswith("#")]
-    if rows and [cell.strip() for cell in rows[0]] == ["file prefix", "group"]:
+    reader = csv.reader(_read_text(path).split("\n"))
+    rows = [(reader.line_num, row) for row in reader if row and not row[0].startswith("#")]
+    if rows and [cell.strip() for cell in rows[0][1]] == ["file prefix", "group"]:
         rows = rows[1:]
-    for number, row in enumerate(rows, 1):
+    for number, row in rows:
         if len(row) != 2 or not row[0].strip() or not row[1].strip():
-            raise DataError(f"row {number} is not 'file prefix,group': {','.join(row)}", where=path)
-    return sorted(((prefix.strip(), group.strip()) for prefix, group in rows), key=lambda row: -len(row[0]))
+            raise DataError(f"line {number} is not 'file prefix,group': {','.join(row)}", where=path)
+    return sorted(((prefix.strip(), group.strip()) for _, (prefix, group) in rows), key=lambda row: -len(row[0]))
 
 
 def _group_of(name: str, groups: list[tuple[str, str]]) -> str | None:
@@ -231,7 +251,7 @@ def _group_of(name: str, groups: list[tuple[str, str]]) -> str | None:
 def _check_empty_folders(folders: Iterable[Path]) -> None:
     for folder in folders:
         for word in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            if not any(_walk(word, frozenset())):
+            if not sound_files_below(word):
                 raise DataError("the folder holds no recording", where=word, hint="fill it or remove it")
 
 

@@ -72,7 +72,7 @@ def load_data(config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, pro
     progress.finish()
     noise = load([clip for clip in corpus.noise if clip.split != "testing"], broken=config.broken)
     broken = (*loaded.broken, *noise.broken)
-    _tell_broken(broken, progress)
+    tell_broken(broken, progress)
     every = loaded.recordings
     n_training = sum(clip.split == "training" for clip in every.clips)
     recordings, rest = every.part(0, n_training), every.part(n_training, len(every))
@@ -95,7 +95,8 @@ def _noise_pool(noise: Recordings, frontend: FrontendConfig, split: str, seed: i
     return NoisePool(shared, frontend.clip_samples, split, seed, own)
 
 
-def _tell_broken(broken: tuple[str, ...], progress: Progress) -> None:
+def tell_broken(broken: tuple[str, ...], progress: Progress) -> None:
+    """Name the first clips that were skipped, and say how many they are."""
     for line in broken[:NAMED]:
         progress.note(f"skipped {line}")
     if broken:

@@ -31,8 +31,8 @@ from training.networks import registry
 from training.report import Progress
 
 QUANTIZATION = {"ptq", "calibration", "scheme", "weights", "rounding"}  # options that the float phase does not see
-# What a training leaves behind beside its checkpoint and its model.
-LEFTOVERS = (FLOAT, "fake_quantized.pt", "metrics.json", "run.json", "curves.png", "confusion.png")
+# What the quantization of a float network leaves behind.
+QUANTIZED = ("model.kws", "fake_quantized.pt", "metrics.json", "run.json", "curves.png", "confusion.png")
 MAX_KEYWORDS = 254  # a model file holds 256 labels, two of which are silence and unknown
 QAT_EPOCHS = 1_000_000  # number of the first QAT epoch: however many float epochs there are, its draws are its own
 
@@ -61,14 +61,16 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
     _check(config)
     state = _open_run(config, resume)
     corpus = scan(config.data, train_only=config.train_only, keywords=config.keywords)
+    config.out.mkdir(parents=True, exist_ok=True)
     frontend = config.frontend()
     data = load_data(config, corpus, frontend, progress)
     if state and (state["data"], state.get("noise")) != (data.identity["sha256"], data.identity["noise_sha256"]):
         raise DataError("the recordings changed since the training began", where=config.out, hint="train anew")
     if not state:
-        for name in LEFTOVERS:
-            (config.out / name).unlink(missing_ok=True)
         torch.manual_seed(config.seed)
+    elif state["phase"] == "quantization":
+        for name in QUANTIZED:
+            (config.out / name).unlink(missing_ok=True)
     model = registry.build(config.network, input_shape=frontend.input_shape[:2], n_labels=len(corpus.labels))
     model = cast(Any, model).to(memory_format=torch.channels_last)  # a third faster on CPUs
     loop = Loop(config, frontend, corpus, data, progress)
@@ -122,14 +124,18 @@ def _phases(config: TrainConfig, plan_length: int) -> tuple[Phase, Phase]:
 
 
 def _open_run(config: TrainConfig, resume: bool) -> dict[str, Any]:
-    """Make the run folder; the checkpoint to go on from, or {}. Where only the quantization is another than that of the
-    run, this is the end of its float phase."""
+    """The checkpoint to go on from, or {}. Where only the quantization is another than that of the run, this is the end
+    of its float phase. Raises UsageError for a folder that holds something else."""
     path = config.out / CHECKPOINT
     if not resume:
         if path.exists():
             hint = "--resume goes on with it, or choose another --out"
             raise UsageError("holds a training already", where=config.out, hint=hint)
-        config.out.mkdir(parents=True, exist_ok=True)
+        names = sorted(file.name for file in config.out.iterdir()) if config.out.exists() else []
+        others = [name for name in names if not name.startswith(".") and name != Path(CHECKPOINT).stem + ".tmp"]
+        if others:
+            what = f"is not empty: it holds {others[0]!r} and no training to go on with"
+            raise UsageError(what, where=config.out, hint="choose another --out")
         return {}
     state = checkpoint.load(path)
     changed = _changed(config, state)

@@ -73,14 +73,20 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None)
 
 
 def c_header(data: bytes, name: str) -> str:
-    """A file's bytes as a C or C++ header for `tflite::GetModel(NAME)`. UsageError when `name` is no C identifier."""
+    """A file's bytes as a C or C++ header for `tflite::GetModel(NAME)`: C11, C++11, or GNU C from C99 on.
+
+    UsageError when `name` is no C identifier.
+    """
     check_identifier(name)
     guard = f"{name.upper()}_H"
     rows = [", ".join(map(str, data[i : i + 24])) for i in range(0, len(data), 24)]
     lines = [
-        f"/* {name}: made by `kws export --to tflite-array`; include it in one C or C++ file. */",
+        f"/* {name}: made by `kws export --to tflite-array`; include it in one C or C++ file (C11, C++11, GNU C99). */",
         f"#ifndef {guard}", f"#define {guard}", "",
-        "#ifdef __cplusplus", f"alignas({ALIGNMENT})", "#else", f"_Alignas({ALIGNMENT})", "#endif",
+        "#ifdef __cplusplus", f"alignas({ALIGNMENT})",
+        "#elif __STDC_VERSION__ >= 201112L", f"_Alignas({ALIGNMENT})",
+        "#elif defined(__GNUC__)", f"__attribute__((aligned({ALIGNMENT})))",
+        "#else", f'#error "a compiler of C11, of C++11, or GNU C: the bytes must be aligned to {ALIGNMENT}"', "#endif",
         f"static const unsigned char {name}[{len(data)}] = {{",
         *(f"    {row}," for row in rows),
         "};", "", f"#endif /* {guard} */", "",

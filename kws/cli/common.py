@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,27 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kws.errors import MissingExtraError, UsageError
+
 if TYPE_CHECKING:
     from kws.model import Model
 
-PATH = click.Path(path_type=Path)
+
+class PathType(click.Path):
+    """A path that is not empty, which would mean the working folder. What cannot be read is said where it is read."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(file_okay=file_okay, readable=False, path_type=Path)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if value == "":
+            raise UsageError("an empty path", where=param.get_error_hint(ctx) if param else None, hint="name it")
+        return super().convert(value, param, ctx)
+
+
+PATH = PathType()
 DEFAULT_MODEL = "commands"
 ROUNDING_RULES = ("single", "tflm", "double_up", "half_even", "half_away")  # kws.arithmetic's, without importing NumPy
 PRESETS = ("mfb40", "mfb40-10ms", "mfcc10", "mlperf-tiny")  # features.config's, which the command line loads later
@@ -45,18 +63,44 @@ def load_model(model: str, engine: str = "native") -> Model:
     return load(model, engine)
 
 
-def sound_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the sound files below them, sorted; a folder without any stays, to be reported."""
-    from training.dataset import AUDIO_SUFFIXES
+def sound_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Files as they are, folders as the sound files below them, sorted; and a line for each folder of no use."""
+    from training.dataset import sound_files_below
 
     found: list[Path] = []
+    refused: list[str] = []
     for path in paths:
         if os.path.isdir(path):  # Path.is_dir raises on a name too long for the file system
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
-            found += inside or [path]
+            found += sound_files_below(path, refused)
         else:
             found.append(path)
-    return found
+    return found, refused
+
+
+def check_output(path: Path | None) -> None:
+    """UsageError for a file that could not be written when the work is done; for None there is nothing to check."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError("is a folder, not a file to write", where=path)
+    if not path.parent.is_dir():
+        raise UsageError("is in no folder that exists", where=path)
+    device = path.exists() and not path.is_file()  # such as /dev/stdout
+    if not os.access(path if device else Path(os.path.realpath(path)).parent, os.W_OK):
+        raise UsageError("cannot be written: its folder is read-only", where=path)
+
+
+def check_picture(path: Path | None) -> None:
+    """As `check_output`; MissingExtraError without matplotlib."""
+    check_output(path)
+    if path is not None:
+        require_matplotlib()
+
+
+def require_matplotlib() -> None:
+    """MissingExtraError without matplotlib, before the work whose result it would draw."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("pictures need matplotlib", hint="pip install 'integer-kws[plot]'")
 
 
 @contextmanager

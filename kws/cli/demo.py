@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KEYWORDS = ("yes", "stop", "left", "right")
 RUN = Path("runs/demo")
-MARK = "made-by-kws-demo"  # an empty file: what lies beside it may be removed
+MARK = ".made-by-kws-demo"  # an empty file: what lies beside it may be removed; training ignores hidden ones
 EQUAL, STEPS = 0.995, 1  # share of equal logits and largest difference that the integers must keep to
 
 

@@ -20,23 +20,21 @@ SPLITS = ("testing", "validation", "training", "all")
 @click.command()
 @model_option
 @click.option("--data", type=PATH, help="A folder that holds one folder a word: single words are measured.")
-@click.option("--split", type=click.Choice(SPLITS), default="testing", show_default=True, help="Whose clips.")
+@click.option("--split", type=click.Choice(SPLITS), help="Whose clips.  [default: testing]")
 @click.option("--stream", type=PATH, help="A folder of recordings, X.txt or X.json beside each: detection is measured.")
 @click.option("--negatives", type=PATH, help="A folder of recordings without a keyword, for false accepts.")
-@click.option(
-    "--tolerance-ms", type=click.IntRange(0), default=300, show_default=True, help="Between the ends of word and event."
-)
+@click.option("--tolerance-ms", type=click.IntRange(0), help="Between the ends of word and event.  [default: 300]")
 @click.option(
     "--det",
     type=PATH,
     help="Draw miss rate against false accepts, without --noise and --gain, into this PNG; the numbers go beside it.",
 )
 @click.option("--noise", type=PATH, help="A sound file or folder to mix in, at each --snr.")
-@click.option("--snr", default="", help="Signal to noise in dB, with commas between: 20,10,5,0.")
-@click.option("--gain", default="0", show_default=True, help="Gains in dB, with commas between: -30,0.")
+@click.option("--snr", help="Signal to noise in dB, with commas between: 20,10,5,0.")
+@click.option("--gain", help="Gains in dB, with commas between: -30,0.  [default: 0]")
 @engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(model: str, data: Path | None, split: str, engine: str, as_json: bool, **of_streams: Any) -> int:
+def evaluate(model: str, data: Path | None, split: str | None, engine: str, as_json: bool, **of_streams: Any) -> int:
     """Measure a model on single words, or on recordings.
 
     With --data it prints accuracy, recall and false accepts of single words with 95 % intervals. The split of a clip is
@@ -50,17 +48,19 @@ def evaluate(model: str, data: Path | None, split: str, engine: str, as_json: bo
     streams = of_streams["stream"] or of_streams["negatives"]
     if (data is None) == (streams is None):
         raise UsageError("give either --data, or --stream and --negatives or one of them")
-    given = [name for name in ("det", "noise", "snr") if of_streams[name]]
+    given = [name for name in ("det", "noise", "snr", "gain", "tolerance_ms") if of_streams[name] is not None]
     if data is not None and given:
-        raise UsageError(f"--{given[0]} belongs to --stream and --negatives")
+        raise UsageError(f"--{given[0].replace('_', '-')} belongs to --stream and --negatives")
     if data is None:
+        if split is not None:
+            raise UsageError("--split belongs to --data")
         from kws.cli.evaluate_stream import run_streams
 
         return run_streams(load_model(model, engine), as_json=as_json, **of_streams)
     from kws.evaluate import evaluate as run
 
     with progress("evaluating") as update:
-        evaluation = run(load_model(model, engine), data, split, progress=update)
+        evaluation = run(load_model(model, engine), data, split or "testing", progress=update)
     click.echo(json.dumps(evaluation.to_dict(), indent=2) if as_json else table(evaluation))
     for line in evaluation.broken:
         click.echo(f"kws: {line}", err=True)

@@ -10,34 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kws.cli.common import columns, progress
+from kws.cli.common import check_picture, columns, progress
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from kws.model import Model
 
 
 def run_streams(
-    model: Model, *, stream: Path | None, negatives: Path | None, tolerance_ms: int, det: Path | None,
-    noise: Path | None, snr: str, gain: str, as_json: bool,
+    model: Model, *, stream: Path | None, negatives: Path | None, tolerance_ms: int | None, det: Path | None,
+    noise: Path | None, snr: str | None, gain: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Evaluate, print, draw; the exit code."""
-    import numpy as np
-
-    from features.audio import read_audio
     from kws.errors import UsageError
-    from kws.stream_evaluate import evaluate_streams, mixed, recordings_in
+    from kws.stream_evaluate import evaluate_streams, mixed
 
-    if det and (det.suffix != ".png" or not det.parent.is_dir()):
-        raise UsageError("is no name for a PNG in a folder that exists", where=det)
-    if bool(noise) != bool(snr):
+    if det and det.suffix != ".png":
+        raise UsageError("is no name for a PNG", where=det)
+    check_picture(det)
+    if (noise is None) != (snr is None):
         raise UsageError("--noise and --snr belong together")
-    gains, ratios = _numbers(gain, "--gain"), _numbers(snr, "--snr") if snr else [None]
-    sound = None
-    if noise:
-        files = recordings_in(noise) if noise.is_dir() else [noise]
-        sound = np.concatenate(
-            [read_audio(f, dtype="int16", sample_rate=model.hearing()[0].sample_rate) for f in files]
-        )
+    gains = [0.0] if gain is None else _numbers(gain, "--gain")
+    ratios = [None] if snr is None else _numbers(snr, "--snr")
+    tolerance = 0.3 if tolerance_ms is None else tolerance_ms / 1000
+    noise_broken: list[str] = []
+    sound = _sound(noise, model.hearing()[0].sample_rate, noise_broken) if noise else None
     conditions: list[dict[str, Any]] = []
     broken: tuple[str, ...] = ()
     for ratio in ratios:
@@ -45,20 +43,38 @@ def run_streams(
             plain = ratio is None and gain_db == 0.0
             change = None if plain else partial(mixed, noise=sound, snr_db=ratio, gain_db=gain_db)
             with progress("listening") as update:
-                result = evaluate_streams(
-                    model, stream, negatives, tolerance=tolerance_ms / 1000, change=change, progress=update
-                )
+                result = evaluate_streams(model, stream, negatives, tolerance=tolerance, change=change, progress=update)
             conditions.append({"snr_db": ratio, "gain_db": gain_db, **result.to_dict()})
             broken = result.broken
     if as_json:
         click.echo(json.dumps(conditions[0] if len(conditions) == 1 else conditions, indent=2))
     else:
         click.echo("\n\n".join(table(condition) for condition in conditions))
+    broken = (*noise_broken, *broken)
     for line in broken:
         click.echo(f"kws: {line}", err=True)
     if det:
-        _det(model, stream, negatives, tolerance_ms / 1000, det)
+        _det(model, stream, negatives, tolerance, det)
     return 1 if broken else 0
+
+
+def _sound(noise: Path, sample_rate: int, broken: list[str]) -> NDArray[Any]:
+    """The noise of a file, or of a folder's files one after the other; `broken` gets a line for each of no use."""
+    import numpy as np
+
+    from features.audio import read_audio
+    from kws.errors import AudioError
+    from kws.stream_evaluate import recordings_in
+
+    found = []
+    for file in recordings_in(noise, broken) if noise.is_dir() else [noise]:
+        try:
+            found.append(read_audio(file, dtype="int16", sample_rate=sample_rate))
+        except AudioError as error:
+            broken.append(str(error))
+    if not found:
+        raise AudioError(f"no noise can be read, the first: {broken[0]}")
+    return np.concatenate(found)
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -116,7 +116,4 @@ def _refuse_name(name: str | None) -> None:
 def _write(out: Path, data: bytes) -> None:
     from kws.model import write_atomically
 
-    if out.is_symlink() or (out.exists() and not out.is_file()):  # such as /dev/stdout, which is no file to replace
-        out.write_bytes(data)
-    else:
-        write_atomically(out, data)
+    write_atomically(out, data)

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kws.cli.common import PATH, engine_option, load_model, model_option, progress, sound_files, verbose_option
-from kws.errors import KwsError, UsageError
+from kws.cli.common import (
+    PATH,
+    engine_option,
+    load_model,
+    model_option,
+    progress,
+    require_matplotlib,
+    sound_files,
+    verbose_option,
+)
+from kws.errors import KwsError, UsageError, line_of, printable
 
 if TYPE_CHECKING:
     from kws.detector import Detector, Event
@@ -48,9 +57,13 @@ def infer(files: tuple[Path, ...], model: str, format_: str, png: bool, engine: 
     """
     from kws.detector import Detector
 
-    paths = sound_files(files)
+    paths, refused = sound_files(files)
     if format_ == "audacity" and len(paths) > 1:
         raise UsageError("an Audacity label track belongs to one recording", hint="give one file, or --format rttm")
+    if format_ == "rttm":
+        _refuse_namesakes(paths)
+    if png:
+        require_matplotlib()
     detector = Detector(load_model(model, engine))
     pictures = _pictures(paths) if png else {}
     write = _writer(format_)
@@ -59,19 +72,28 @@ def infer(files: tuple[Path, ...], model: str, format_: str, png: bool, engine: 
         for done, path in enumerate(paths, 1):
             try:
                 events = _listen(detector, path, pictures.get(path), verbose)
-            except KwsError as error:
-                click.echo(f"kws: {error}", err=True)
-                failed += 1
-            except OSError as error:  # of this file or its picture; printing, which concerns all, is outside
-                click.echo(f"kws: {error.filename or path}: {error.strerror or error}", err=True)
+            except (KwsError, OSError) as error:  # of this file or its picture; printing concerns all, and is outside
+                click.echo(f"kws: {line_of(error, path)}", err=True)
                 failed += 1
             else:
                 write(path, events)
                 found += len(events)
             update(done, len(paths))
+    for line in refused:
+        click.echo(f"kws: {line}", err=True)
     if format_ == "table":
         click.echo(f"{found} events in {len(paths) - failed} of {len(paths)} recordings", err=True)
-    return 1 if failed else 0
+    return 1 if failed or refused else 0
+
+
+def _refuse_namesakes(paths: list[Path]) -> None:
+    """UsageError where two recordings have one name, by which alone RTTM knows them."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(_recording(path), path)
+        if other is not path:
+            what = f"{other} and {path} would both be the recording {_recording(path)}"
+            raise UsageError(what, hint="give one of them, or --format csv")
 
 
 def _pictures(paths: list[Path]) -> dict[Path, Path]:
@@ -102,7 +124,7 @@ def _listen(detector: Detector, path: Path, picture: Path | None, verbose: bool)
     if picture is not None:
         from kws.plot import plot_detection
 
-        plot_detection(samples, detector, trace, events, picture, title=path.name)
+        plot_detection(samples, detector, trace, events, picture, title=printable(path.name))
         notes.append(f"{path}: drawn into {picture}")
     for note in notes if verbose else []:
         click.echo(note, err=True)
@@ -142,7 +164,12 @@ def _audacity(path: Path, events: list[Event]) -> None:
 
 def _rttm(path: Path, events: list[Event]) -> None:
     """NIST's rich transcription: type, recording, channel, start, duration, two unused, name, confidence, unused."""
-    recording = "_".join(path.stem.split())  # the format's fields end at white space
     for e in events:
         name = "_".join(e.label.split())
-        click.echo(f"SPEAKER {recording} 1 {e.start:.3f} {e.end - e.start:.3f} <NA> <NA> {name} {e.score:.4f} <NA>")
+        click.echo(
+            f"SPEAKER {_recording(path)} 1 {e.start:.3f} {e.end - e.start:.3f} <NA> <NA> {name} {e.score:.4f} <NA>"
+        )
+
+
+def _recording(path: Path) -> str:
+    return "_".join(path.stem.split())  # the format's fields end at white space

@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import importlib
+import io
 import keyword
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import click
 
-from kws.errors import KwsError
+from kws.errors import KwsError, escaped, line_of
 
 COMMANDS = (
     "train", "tune", "evaluate", "infer", "listen", "export", "import", "inspect", "profile", "verify", "features",
@@ -36,6 +37,12 @@ class _Commands(click.Group):
         python_name = f"{name}_" if keyword.iskeyword(name) else name
         return cast(click.Command, getattr(importlib.import_module(f"kws.cli.{python_name}"), python_name))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click itself would print an empty line
+            raise click.Abort from None
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="integer-kws", prog_name="kws")
@@ -48,8 +55,10 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code and prints no traceback for what users can cause."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name goes out with the bytes that it has
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest, **named: click.echo(f"kws: {message}", err=True)
+        warnings.showwarning = lambda message, *rest, **named: click.echo(f"kws: {escaped(str(message))}", err=True)
         return _run(arguments)
 
 
@@ -63,8 +72,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("kws: interrupted", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo(f"kws: interrupted{f'; {error}' if str(error) else ''}", err=True)
         return 130
     except KwsError as error:
         click.echo(f"kws: {error}", err=True)
@@ -73,6 +82,5 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"kws: {where}{error.strerror or error}", err=True)
+        click.echo(f"kws: {line_of(error)}", err=True)
         return 1

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kws.cli.common import PathType
+
 if TYPE_CHECKING:
     from training.report import Progress
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FOLDER = PathType(file_okay=False)
 
 
 @click.command()
@@ -111,8 +112,7 @@ def train(keywords: str, resume: bool, pitch: float, tempo: float, **options: An
                 if (config.out / CHECKPOINT).is_file()
                 else "nothing is trained yet: repeat the command"
             )
-            click.echo(f"interrupted; {again}", err=True)
-            raise
+            raise click.Abort(again) from None
     click.echo(f"wrote {model}")
 
 
@@ -131,11 +131,13 @@ class _Bars:
         self.progress = _progress(self.display)
 
     def __enter__(self) -> _Bars:
-        self.display.start()
+        if self.display.console.is_terminal:
+            self.display.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.display.stop()
+        if self.display.console.is_terminal:  # elsewhere it would print an empty line
+            self.display.stop()
 
 
 def _progress(display: Any) -> Progress:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kws.cli.common import PATH, columns, load_model, model_option, progress
+from kws.cli.common import PATH, check_output, check_picture, columns, load_model, model_option, progress
 
 if TYPE_CHECKING:
     from kws.tune import Tuning
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @model_option
-@click.option("--data", type=PATH, required=True, help="One folder a word; the validation clips are used.")
+@click.option("--data", type=PATH, required=True, help="One folder a word; its validation clips are used, no others.")
 @click.option("--negatives", type=PATH, required=True, help="A folder of recordings without any keyword.")
 @click.option("--max-fa-per-hour", type=click.FloatRange(0), default=0.5, show_default=True, help="False accepts.")
 @click.option("--out", type=PATH, help="Where the tuned model goes. [default: the model's own file]")
 @click.option("--png", type=PATH, help="Draw the curves that the thresholds come from.")
-def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: Path | None, png: Path | None) -> None:
+def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: Path | None, png: Path | None) -> int:
     """Choose a threshold for each keyword and write them into the model.
 
-    Finds the thresholds that miss fewest words while the negatives give at most so many false accepts an hour. Clips
-    of the testing split are refused. The rate is that observed on the negatives; the bound beside it is what so many
-    hours can show.
+    Finds the thresholds that miss fewest words while the negatives give at most so many false accepts an hour. Words
+    are the clips of the validation split, by DATA's lists or the speaker's hash; clips of the other splits may lie
+    there and are not used. A validation clip is refused where its speaker's hash is of the testing split. The rate is
+    that observed on the negatives; the bound beside it is what so many hours can show. What cannot be read is named
+    and left out, and the exit code is then 1.
     """
     from kws.errors import UsageError
     from kws.model import SHIPPED, resolve
@@ -36,9 +38,8 @@ def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: P
     target = out or resolve(model)
     if not math.isfinite(max_fa_per_hour):
         raise UsageError(f"--max-fa-per-hour {max_fa_per_hour} is not a number of false accepts")
-    for file in (target, png):
-        if file is not None and not file.parent.is_dir():
-            raise UsageError("is in no folder that exists", where=file)
+    check_output(target)
+    check_picture(png)
     if target.resolve().parent == SHIPPED.resolve():
         raise UsageError("a model that ships is not changed", hint="give --out FILE.kws")
     with progress("tuning") as update:
@@ -50,6 +51,9 @@ def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: P
         from kws.plot import plot_tuning
 
         plot_tuning(tuning, png)
+    for line in tuning.broken:
+        click.echo(f"kws: {line}", err=True)
+    return 1 if tuning.broken else 0
 
 
 def table(tuning: Tuning, limit: float) -> str:

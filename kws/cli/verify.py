@@ -79,8 +79,11 @@ def _windows(model: Model, folder: Path) -> tuple[NDArray[np.int8], int]:
 
     frontend, _ = model.hearing()
     found: list[NDArray[Any]] = []
-    failed = 0
-    for path in sound_files([folder]):
+    paths, refused = sound_files([folder])
+    for line in refused:
+        click.echo(f"kws: {line}", err=True)
+    failed = len(refused)
+    for path in paths:
         try:
             samples = read_audio(path, dtype="int16", sample_rate=frontend.sample_rate)
         except KwsError as error:

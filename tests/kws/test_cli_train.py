@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -14,12 +15,15 @@ import soundfile
 import torch
 
 import kws
+import kws.train as kws_train
 from features.frontend import input_features
 from kws.cli.main import main
 from kws.detector import DetectionConfig
+from kws.errors import DataError
 from kws.model import Model
 from kws.train import choose_detection
 from tests.kws.conftest import tones
+from training.report import Progress
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,10 @@ def test_interrupt_leaves_a_checkpoint_and_exit_code_130(
     with monkeypatch.context() as patch:
         patch.setattr("training.loop.Loop._epoch", interrupted)
         assert main(arguments(words, tmp_path / "run", "--epochs", "1")) == 130
-    assert "--resume goes on" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("kws: interrupted; the same command with --resume goes on from ")
+    assert "" not in said
+    assert sum("interrupted" in line for line in said) == 1
     assert main(arguments(words, tmp_path / "run", "--epochs", "1", "--resume")) == 0
 
 
@@ -125,13 +132,38 @@ def test_broken_clip_with_brackets_in_its_path_is_named(
         (["--preset", "mfb41"], 2, "mfb41"),
         (["--data", "nowhere"], 1, "nowhere: no such folder"),
         (["--epochs", "0"], 2, "--epochs"),
+        (["--data", "."], 1, "no recordings in it"),
     ],
 )
 def test_mistakes_are_one_line(
-    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], code: int, message: str
-) -> None:
+    words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    change: list[str], code: int, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
     assert main(arguments(words, tmp_path / "run", *change)) == code
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("kws: ") or code == 2  # without an empty line before it
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_words_that_cannot_be_read_are_named(words: Path, tmp_path: Path) -> None:
+    """The clips on which the threshold is chosen: more of other words than training's validation takes."""
+    data = Path(shutil.copytree(words, tmp_path / "words"))
+    for clip in (data / "other").glob("s[678]_*"):
+        clip.write_bytes(b"no sound")
+    config = kws_train.TrainConfig(data=(data,), keywords=("low", "high"), out=tmp_path / "run")
+    told: list[str] = []
+
+    class Told(Progress):
+        def note(self, line: str) -> None:
+            told.append(line)
+
+    frontend, graph = config.frontend(), kws.load("commands").graph
+    assert len(kws_train._other_words(config, frontend, graph, Told())) == 0
+    assert told[-1] == "3 clips could not be read and were skipped"
+    with pytest.raises(DataError, match="3 of 3 clips cannot be read"):
+        kws_train._other_words(dataclasses.replace(config, broken="fail"), frontend, graph, Told())
 
 
 def test_threshold_is_the_lowest_at_which_sliding_windows_reject_other_words(tone_model: Model) -> None:

@@ -87,18 +87,20 @@ def test_truth_is_read_from_either_file(tmp_path: Path) -> None:
     assert read_truth(tmp_path / "a.wav") == Truth(segments=(Segment(0.5, 2.0, ("go",)),))
     (tmp_path / "a.txt").write_text("1.0\t1.5\tgo\n")
     assert read_truth(tmp_path / "a.wav") == Truth((Word("go", 1.0, 1.5),))
+    nowhere = '{"keywords_known": true, "segments": [{"start": null, "end": 2, "keywords": []}]}'
     endless = '{"keywords_known": true, "segments": [{"start": 1e999, "end": 2, "keywords": []}]}'
     letters = '{"keywords_known": true, "segments": [{"start": 0, "end": 2, "keywords": "up"}]}'
-    for text in ("[1, 2", "[" * 200_000, endless, letters):
+    for text, why in (
+        ("[1, 2", "it is not JSON"), ("[" * 200_000, "it is not JSON"), ("[1, 2]", "it needs keywords_known and"),
+        ('{"keywords_known": true}', "it needs"), ('{"keywords_known": true, "segments": 3}', "it needs"),
+        *((text, "segment 1 is not start <= end and a list of keywords$") for text in (nowhere, endless, letters)),
+    ):  # fmt: skip
         (tmp_path / "b.json").write_text(text)
-        with pytest.raises(DataError, match=r"b\.json: is no description of segments"):
+        with pytest.raises(DataError, match=rf"b\.json: is no description of segments: {why}"):
             read_truth(tmp_path / "b.wav")
     (tmp_path / "c.txt").write_bytes(b"0.5\t1.0\tgr\xfcn\n")
     with pytest.raises(DataError, match=r"c\.txt: is not text in UTF-8"):
         read_truth(tmp_path / "c.wav")
-    (tmp_path / "b.json").write_text("[1, 2")
-    with pytest.raises(DataError, match=r"b\.json: is no description of segments"):
-        read_truth(tmp_path / "b.wav")
 
 
 def test_the_recordings_of_the_repository_are_all_found() -> None:
@@ -190,14 +192,32 @@ def test_tuning_refuses_the_testing_split_and_negatives_with_keywords(
     words: Path, negatives: Path, tmp_path: Path
 ) -> None:
     model = kws.load("commands")
-    tested = next(name for name in (f"{i:08x}" for i in range(1000)) if which_split(name) == "testing")
+    tested, validated = (
+        next(name for name in (f"{i:08x}" for i in range(1000)) if which_split(name) == split)
+        for split in ("testing", "validation")
+    )
     folder = tmp_path / "words" / "go"
     folder.mkdir(parents=True)
     shutil.copy(next((DATA / "left").iterdir()), folder / f"{tested}_nohash_0.opus")
-    with pytest.raises(DataError, match=f"go/{tested}_nohash_0.opus: belongs to the testing split"):
+    (tmp_path / "words" / "validation_list.txt").write_text(f"go/{tested}_nohash_0.opus\n")
+    with pytest.raises(DataError, match=f"go/{tested}_nohash_0.opus: its speaker belongs to the testing split"):
         tune(model, tmp_path / "words", negatives, 1.0)
+    (tmp_path / "words" / "speakers.csv").write_text(f"{tested},{validated}\n")  # another name of somebody else
+    assert tune(model, tmp_path / "words", negatives, 1e6)[1].said.sum() == 1
+    (tmp_path / "words" / "validation_list.txt").unlink()
+    (tmp_path / "words" / "speakers.csv").write_text(f"{validated},{tested}\n")
+    (folder / f"{tested}_nohash_0.opus").rename(folder / f"{validated}_nohash_0.opus")
+    with pytest.raises(DataError, match="holds no validation clip"):  # but one of the testing split, which is not used
+        tune(model, tmp_path / "words", negatives, 1e6)
     with pytest.raises(DataError, match="has a keyword in it"):
         tune(model, words, DATA / "recordings", 1.0)
+
+
+def test_clips_of_other_splits_may_lie_there_and_are_not_used(words: Path, negatives: Path) -> None:
+    """One folder with its splits serves training, tuning and the report."""
+    _, alone = tune(kws.load("commands"), words, negatives, 1.0)
+    _, beside = tune(kws.load("commands"), DATA, negatives, 1.0)
+    assert np.array_equal(beside.said[alone.said > 0], alone.said[alone.said > 0])
 
 
 def test_the_command_line_tunes_evaluates_and_draws(words: Path, negatives: Path, tmp_path: Path, capsys: Any) -> None:
@@ -224,6 +244,9 @@ def test_the_command_line_tunes_evaluates_and_draws(words: Path, negatives: Path
     (["evaluate", "--stream", str(DATA / "recordings"), "--gain", "loud"], "--gain 'loud' is not numbers"),
     (["listen", "-", "--device", "3"], "--device is a microphone's"),
     (["evaluate", "--data", "x", "--snr", "3"], "--snr belongs to --stream"),
+    (["evaluate", "--data", "x", "--gain", "0"], "--gain belongs to --stream"),
+    (["evaluate", "--data", "x", "--tolerance-ms", "0"], "--tolerance-ms belongs to --stream"),
+    (["evaluate", "--stream", "x", "--split", "testing"], "--split belongs to --data"),
     (["evaluate", "--stream", "x", "--det", "x.json"], "x.json: is no name for a PNG"),
     (["tune", "--data", "x", "--negatives", "y", "--out", "z.kws", "--max-fa-per-hour", "inf"], "inf is not a number"),
     (["tune", "--data", "x", "--negatives", "y", "--out", "no/z.kws"], "no/z.kws: is in no folder that exists"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +86,8 @@ def test_speakers_csv_replaces_the_hash(words: Path) -> None:
 
 @pytest.mark.parametrize("row", ["a", "a,", ",b", "a,b,c"])
 def test_bad_row_of_speakers_csv_is_named(words: Path, row: str) -> None:
-    (words / "speakers.csv").write_text(f"x,y\n{row}\n")
-    with pytest.raises(DataError, match=r"speakers\.csv: row 2 is not"):
+    (words / "speakers.csv").write_text(f"# who spoke\nfile prefix,group\n\nx,y\n{row}\n")
+    with pytest.raises(DataError, match=r"speakers\.csv: line 5 is not"):
         scan_folder(words)
 
 
@@ -164,6 +165,27 @@ def test_empty_folders_are_named(words: Path, tmp_path: Path) -> None:
         scan([tmp_path / "nothing"], keywords=["yes"])
     with pytest.raises(DataError, match="no such folder"):
         scan([tmp_path / "nowhere"], keywords=["yes"])
+
+
+def test_a_folder_given_twice_is_refused(words: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(words)
+    with pytest.raises(UsageError, match="link: is given twice"):
+        scan([words, tmp_path / "link"], keywords=["yes"])
+    with pytest.raises(UsageError, match="words: is given twice"):
+        scan([words], train_only=[words], keywords=["yes"])
+
+
+def test_a_folder_that_cannot_be_listed_is_named(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "yes":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(DataError, match="words/yes: cannot be listed: Permission denied"):
+        scan([words], keywords=["no"])
 
 
 @pytest.mark.parametrize("keywords", [[], ["yes", "yes"], ["_unknown_"]])

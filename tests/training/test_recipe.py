@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kws.errors import DataError, UsageError
-from kws.model import MAX_LABELS
+from kws.model import MAX_LABELS, RUN_FILE
 from training import checkpoint, qat, recipe
 from training.config import TrainConfig
 from training.loop import learning_rate
@@ -164,12 +164,38 @@ def test_float_network_of_another_training_is_not_quantized(
         recipe.train(config_for(tones, run, ptq=True), resume=True)
 
 
-def test_fresh_start_removes_what_an_older_training_left(trained: recipe.Trained, tones: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(trained.run, tmp_path / "run"))
-    (run / "checkpoint.pt").unlink()
+def test_a_folder_that_holds_something_else_is_left_alone(tones: Path, tmp_path: Path) -> None:
+    """A stranger's file, or a model without its checkpoint: nothing is removed, nothing mixed."""
+    for name in ("run.json", "model.kws"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(UsageError, match=f"is not empty: it holds '{name}' and no training"):
+            recipe.train(config_for(tones, tmp_path / name))
+        assert [path.read_text() for path in (tmp_path / name).iterdir()] == ["mine"]
+
+
+def test_what_a_killed_start_left_is_in_nobodys_way(tones: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint.tmp", ".gitkeep"):
+        (tmp_path / name).touch()
     with pytest.raises(KeyboardInterrupt):
-        recipe.train(config_for(tones, run), progress=Interrupt("float", 1))
-    assert [path.name for path in run.iterdir()] == ["checkpoint.pt"]
+        recipe.train(config_for(tones, tmp_path), progress=Interrupt("float", 1))
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_data_of_no_use_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        recipe.train(config_for(tmp_path / "nowhere", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_interrupted_requantization_leaves_no_model_of_the_former(
+    trained: recipe.Trained, tones: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+    (run / RUN_FILE).write_text("the former")
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(config_for(tones, run, weights="per-tensor"), resume=True, progress=Interrupt("qat", 1))
+    assert {path.name for path in run.iterdir()} == {"checkpoint.pt", "float.pt"}
 
 
 @pytest.mark.parametrize(

@@ -409,10 +409,10 @@ class Detector:
 
     def event_of(self, heard: Heard, seconds: float) -> Event:
         """The event in seconds, at most `seconds` into the recording."""
-        start, end = self._edge(heard.first), self._edge(heard.end)
+        start, end = (max(0.0, self._edge(frame)) for frame in (heard.first, heard.end))
         if end > seconds:  # the word goes on to the end, or was located behind it
-            start, end = min(start, seconds - _SHORTEST), seconds
-        return Event(self.model.labels[heard.keyword], max(0.0, start), end, heard.score / POSTERIOR_MAX)
+            start, end = max(0.0, min(start, seconds - _SHORTEST)), seconds
+        return Event(self.model.labels[heard.keyword], start, end, heard.score / POSTERIOR_MAX)
 
     def listen(self) -> Listen | None:
         """What the C runtime needs to hear what this detector hears in a stream; None for a front-end in floats, or one

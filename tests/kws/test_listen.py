@@ -27,7 +27,6 @@ from kws.detector import Decider, DetectionConfig, Detector
 from kws.model import Model
 from kws.stream import Frames, Stream, listener_for_export
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="the native engine was not built")
 DATA = Path(__file__).parents[2] / "data"
 LABELS = ("one", "two", "three", "_unknown_")
 
@@ -117,7 +116,7 @@ def models(draw: st.DrawFn) -> Model:
 
 
 @settings(deadline=None, max_examples=120)
-@given(models(), st.booleans(), SIGNALS, SIZES, st.sampled_from(native.levels() or [None]))
+@given(models(), st.booleans(), SIGNALS, SIZES, st.sampled_from(native.levels()))
 def test_any_model_hears_any_signal_in_any_pieces_as_numpy(
     model: Model, whole: bool, samples: Any, sizes: list[int], level: str
 ) -> None:

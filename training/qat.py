@@ -113,7 +113,8 @@ def qconfig(scheme: QuantScheme, observer: str = "moving-average") -> QConfig:
 
 
 def prepare_qat(model: nn.Module, scheme: QuantScheme) -> nn.Module:
-    """A fake-quantized copy of a trained float network, in train mode, its observers on (moving averages).
+    """A fake-quantized copy of a trained float network, in train mode, its observers on (moving averages of each
+    batch's extremes; of the input's, without the outermost 0.05 % at either end).
 
     Its parameters are new objects: make the optimizer after this call.
     """
@@ -308,6 +309,20 @@ class _PercentileObserver(HistogramObserver):
         return self._calculate_qparams(self.min_val + low * width, self.min_val + (high + 1) * width)
 
 
+class _InputObserver(MovingAverageMinMaxObserver):
+    """The range of features, of which 0.05 % at either end are left out in each batch: the rarest loud frames would
+    cost all others resolution."""
+
+    LEFT_OUT = 5e-4
+
+    def forward(self, x_orig: Tensor) -> Tensor:
+        x = x_orig.detach().flatten()
+        left_out = int(self.LEFT_OUT * len(x))
+        ends = [torch.kthvalue(x, 1 + left_out).values, torch.kthvalue(x, len(x) - left_out).values]
+        super().forward(torch.stack(ends))
+        return x_orig
+
+
 _QAT_MODULES: dict[type[nn.Module], type[nn.Module]] = {
     ConvBn2d: QatConvBn2d,
     nn.Conv2d: QatConv2d,
@@ -315,6 +330,7 @@ _QAT_MODULES: dict[type[nn.Module], type[nn.Module]] = {
 }
 _OBSERVERS: dict[str, Any] = {
     "moving-average": MovingAverageMinMaxObserver,
+    "input": _InputObserver,
     "minmax": MinMaxObserver,
     "percentile": _PercentileObserver,
     "mse": HistogramObserver,
@@ -343,7 +359,8 @@ def _set_qconfig(call: Call, readers: list[Call], scheme: QuantScheme, observer:
     if isinstance(module, nn.ReLU6):
         cast(Any, module).qconfig = config._replace(activation=_relu6(scheme))
     elif isinstance(module, QuantStub):
-        cast(Any, module).qconfig = config._replace(activation=_activation(scheme, observer, _InputFakeQuantize))
+        of_input = "input" if observer == "moving-average" else observer
+        cast(Any, module).qconfig = config._replace(activation=_activation(scheme, of_input, _InputFakeQuantize))
     elif isinstance(module, ConvBn2d | nn.Conv2d | nn.Linear):
         cast(Any, module).qconfig = config
     elif isinstance(module, Add):

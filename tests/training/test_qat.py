@@ -121,6 +121,16 @@ def test_observers_watch_in_train_mode_only(networks: Any) -> None:
     assert model.quant.activation_post_process.scale > before["quant.activation_post_process.scale"]
 
 
+def test_of_the_input_a_thousandth_clips(networks: Any) -> None:
+    model: Any = qat.prepare_qat(networks.trained("ds-cnn-s"), AFFINE)
+    x = torch.randn(400, 1, 49, 10, generator=torch.Generator().manual_seed(3)) ** 3
+    for part in torch.split(x, 20):
+        model.train()(part)
+    quantizer = model.quant.activation_post_process
+    q = torch.round(x / quantizer.scale) + quantizer.zero_point
+    assert 0.0005 < float(((q < -128) | (q > 127)).float().mean()) < 0.002
+
+
 def test_preparing_leaves_the_float_network_as_it_is(networks: Any) -> None:
     model = networks.trained("tc-resnet")
     before = str(model), [parameter.clone() for parameter in model.parameters()]

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _BLOCK = 0.1  # seconds that are read at once
 _CLIPPED_SHARE = 0.01  # of a block's samples at the end of int16
 _BEHIND = 5.0  # seconds that may wait to be heard before samples are lost
+_PATIENCE = 10.0  # seconds without a block: some devices take seconds to begin
 _SILENT_SECONDS = 3.0  # of nothing but zeros before that is said
+_LOST_SECONDS = 10.0  # of sound between two lines on lost samples
 _METER = 30
 
 
@@ -110,6 +112,8 @@ def _microphone(rate: int, device: str | None, watch: _Watch) -> Iterator[NDArra
         raise MissingExtraError("a microphone needs sounddevice", hint="pip install 'integer-kws[mic]'") from None
     except OSError as error:  # its wheel for Linux brings no PortAudio
         raise MissingExtraError(f"sounddevice cannot be used: {error}", hint="install libportaudio2") from None
+    except Exception as error:  # of its own type, which only the import would give, where PortAudio does not begin
+        raise AudioError(f"the system's sound cannot be used: {error}") from None
     blocks: queue.Queue[NDArray[np.int16]] = queue.Queue(round(_BEHIND / _BLOCK))
 
     def heard(data: Any, frames: int, time: Any, status: Any) -> None:
@@ -132,9 +136,10 @@ def _microphone(rate: int, device: str | None, watch: _Watch) -> Iterator[NDArra
     with stream:
         while True:
             try:
-                yield blocks.get(timeout=2.0)
+                yield blocks.get(timeout=_PATIENCE)
             except queue.Empty:
-                raise AudioError("the microphone gives nothing any more: was it unplugged?", where=device) from None
+                what = f"the microphone has given nothing for {_PATIENCE:.0f} s: was it unplugged?"
+                raise AudioError(what, where=device) from None
 
 
 class _Watch:
@@ -147,6 +152,7 @@ class _Watch:
         self._silent = 0
         self._said: set[str] = set()
         self._said_lost = 0
+        self._quiet = 0  # samples before the next line on lost ones
 
     def see(self, block: NDArray[np.int16]) -> None:
         import numpy as np
@@ -159,18 +165,25 @@ class _Watch:
             self._say("the input is silent: is the microphone muted?")
         if np.mean((block == 32767) | (block == -32768)) > _CLIPPED_SHARE:
             self._say("the input is clipped: turn the level down")
-        if self.lost > self._said_lost:
-            self._said_lost = self.lost
-            click.echo(f"kws: samples were lost before {self.lost} blocks so far: the machine is too busy", err=True)
+        self._quiet -= len(block)
+        if self._quiet <= 0:
+            self._say_lost()
         if self._meter:
             db = 20 * np.log10(max(peak, 1) / 32768)
             bars = max(0, round(_METER * (1 + db / 60)))
             click.echo(f"\r{'#' * bars}{'.' * (_METER - bars)} {db:6.1f} dBFS ", nl=False, err=True)
 
     def end(self) -> None:
-        """Leave the meter's line."""
+        """Leave the meter's line, and say what was lost since that was said."""
         if self._meter:
             click.echo("\r" + " " * (_METER + 14) + "\r", nl=False, err=True)
+        self._say_lost()
+
+    def _say_lost(self) -> None:
+        if self.lost > self._said_lost:
+            self._said_lost = self.lost
+            self._quiet = round(_LOST_SECONDS * self.rate)
+            click.echo(f"kws: samples were lost before {self.lost} blocks so far: the machine is too busy", err=True)
 
     def _say(self, line: str) -> None:
         if line not in self._said:

@@ -36,22 +36,21 @@
 #define QUARTER(v) SHIFT_RIGHT(ADD(v, SET32(2)), 2)
 #define OR_ABS(bits, v) OR(bits, ABS(v))
 
-INLINE vec multiply_high(vec v, int32_t w)
+/* Each product is rounded in 64 bits, in two vectors for even and odd lanes. Adding such vectors in 32 bits adds the
+ * upper halves, which are wanted, without a carry from the lower ones. */
+INLINE void complex_multiply(vec *out_r, vec *out_i, vec xr, vec xi, const int32_t *w)
 {
-    const vec factor = SET32(w), round = SET64(1LL << 31);
-    return ODD_LANES(HIGH(ADD64(PRODUCT(v, factor), round)), ADD64(PRODUCT(HIGH(v), factor), round));
+    const vec wr = SET32(w[0]), wi = SET32(w[1]), round = SET64(1LL << 31);
+    const vec xr_odd = HIGH(xr), xi_odd = HIGH(xi);
+    const vec even_r = ADD(ADD64(PRODUCT(xr, wr), round), SUB64(round, PRODUCT(xi, wi)));
+    const vec odd_r = ADD(ADD64(PRODUCT(xr_odd, wr), round), SUB64(round, PRODUCT(xi_odd, wi)));
+    const vec even_i = ADD(ADD64(PRODUCT(xr, wi), round), ADD64(PRODUCT(xi, wr), round));
+    const vec odd_i = ADD(ADD64(PRODUCT(xr_odd, wi), round), ADD64(PRODUCT(xi_odd, wr), round));
+    *out_r = ODD_LANES(HIGH(even_r), odd_r);
+    *out_i = ODD_LANES(HIGH(even_i), odd_i);
 }
 
-/* of -v */
-INLINE vec multiply_high_negative(vec v, int32_t w)
-{
-    const vec factor = SET32(w), round = SET64(1LL << 31);
-    return ODD_LANES(HIGH(SUB64(round, PRODUCT(v, factor))), SUB64(round, PRODUCT(HIGH(v), factor)));
-}
-
-#define MULTIPLY_HIGH(v, w) multiply_high(v, w)
-#define MULTIPLY_HIGH_ADD(s, v, w) ADD(s, multiply_high(v, w))
-#define MULTIPLY_HIGH_SUB(s, v, w) ADD(s, multiply_high_negative(v, w))
+#define COMPLEX_MULTIPLY(out_r, out_i, xr, xi, w) complex_multiply(&(out_r), &(out_i), xr, xi, w)
 #include "kws_frontend_kernel.h"
 
 /* The left shift by which the largest sample fills 16 bits, at most t_max */

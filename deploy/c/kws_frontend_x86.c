@@ -215,16 +215,15 @@ static TARGET void log_mel(const kws_frontend *frontend, const int16_t *samples,
     }
     for (m = 0; m < frontend->n_mels; m++) {
         const int32_t first = frontend->mel_first[m], end = first + frontend->mel_count[m];
-        vec even = SET32(0), odd = SET32(0), even_high = even, odd_high = even; /* the latter times 2^32 */
+        vec even = SET32(0), odd = SET32(0), high_sum = SET32(0); /* the latter, of all lanes, times 2^32 */
         for (k = first; k < end; k++) {
-            const vec low = LOAD(RE(k)), high = LOAD(IM(k)), weight = SET32(*weights++);
+            const vec low = LOAD(RE(k)), weight = SET32(*weights++);
             even = ADD64(even, PRODUCT_UNSIGNED(low, weight));
             odd = ADD64(odd, PRODUCT_UNSIGNED(HIGH(low), weight));
-            even_high = ADD64(even_high, PRODUCT_UNSIGNED(high, weight));
-            odd_high = ADD64(odd_high, PRODUCT_UNSIGNED(HIGH(high), weight));
+            high_sum = ADD(high_sum, _mm256_mullo_epi32(LOAD(IM(k)), weight));
         }
-        even = ADD64(ADD64(even, LOW(even_high)), floor_even);
-        odd = ADD64(ADD64(odd, LOW(odd_high)), floor_odd);
+        even = ADD64(ADD64(even, LOW(high_sum)), floor_even);
+        odd = ADD64(ADD64(odd, ODD_LANES(SET32(0), high_sum)), floor_odd);
         rows[n_rows++] = log_q16(even, odd, LOAD(exponent), offset);
         if (n_rows == LANES) {
             transpose(rows);

@@ -320,6 +320,8 @@ class Listening:
 
     def push(self, samples: NDArray[np.int16]) -> list[Heard]:
         """What the next samples (n,) complete; n may be 0."""
+        if len(samples) <= _SAMPLES_AT_ONCE:
+            return self._push(np.ascontiguousarray(samples), end=False)
         heard = []
         for start in range(0, len(samples), _SAMPLES_AT_ONCE):
             heard += self._push(np.ascontiguousarray(samples[start : start + _SAMPLES_AT_ONCE]), end=False)

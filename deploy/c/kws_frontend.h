@@ -53,6 +53,7 @@ typedef struct {
     /* work: lanes * KWS_FRONTEND_WORK values, aligned to 64 bytes; log_mel (lanes, n_mels) */
     void (*log_mel)(const kws_frontend *frontend, const int16_t *samples, const int32_t *starts, int32_t *work,
                     int32_t *log_mel);
+    void (*quantize)(const kws_frontend *frontend, const int32_t *q16, int8_t *features); /* as kws_frontend_quantize */
 } kws_frontend_path;
 
 extern const kws_frontend_path kws_frontend_avx2;

@@ -9,6 +9,7 @@
  *   MULTIPLY_HIGH(v, w)   v * w / 2^32, half up, w an int32_t (features/fixed_math.py, multiply_high)
  *   MULTIPLY_HIGH_ADD(s, v, w)  s + MULTIPLY_HIGH(v, w)
  *   MULTIPLY_HIGH_SUB(s, v, w)  s + MULTIPLY_HIGH(-v, w)
+ *       or, in the place of these three, COMPLEX_MULTIPLY
  *   HALF(v) QUARTER(v)    half up
  *   OR_ABS(bits, v)       bits | abs(v)
  *
@@ -19,6 +20,7 @@
 #define IM(k) (work + (size_t)(k) * 2 * LANES + LANES)
 
 /* Real and imaginary part of x w, scaled as MULTIPLY_HIGH does */
+#ifndef COMPLEX_MULTIPLY
 #define COMPLEX_MULTIPLY(out_r, out_i, xr, xi, w)                              \
     do {                                                                       \
         const vec product_r = MULTIPLY_HIGH(xr, (w)[0]);                       \
@@ -26,6 +28,7 @@
         (out_r) = MULTIPLY_HIGH_SUB(product_r, xi, (w)[1]);                    \
         (out_i) = MULTIPLY_HIGH_ADD(product_i, xi, (w)[0]);                    \
     } while (0)
+#endif
 
 INLINE void store_radix_4(int32_t *work, int32_t at, int32_t length, vec ar, vec ai, vec br, vec bi, vec cr, vec ci,
                           vec dr, vec di)

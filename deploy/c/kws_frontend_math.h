@@ -6,6 +6,8 @@
 #include "kws_arithmetic.h"
 #include "kws_frontend.h"
 
+enum { KWS_LN2_Q31 = 1488522236 };
+
 extern const uint16_t kws_log2_table_q16[129];
 
 static inline int32_t kws_bit_length(uint64_t x)
@@ -58,7 +60,7 @@ static inline int32_t kws_log_mel_q16(const kws_frontend *frontend, uint64_t mel
     const uint64_t sum = mel + floor;
     const int32_t log2_q16 = kws_log2_q16(sum == 0 ? 1 : sum) - kws_mel_exponent(frontend, t) * 65536
                              - peak_log2_q16;
-    return kws_doubling_high_multiply(log2_q16, 1488522236) + frontend->log_offset_q16; /* ln 2 in Q31 */
+    return kws_doubling_high_multiply(log2_q16, KWS_LN2_Q31) + frontend->log_offset_q16;
 }
 
 #endif

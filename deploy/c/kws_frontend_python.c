@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kws_frontend.h"
 #include "kws_x86.h"
@@ -45,10 +46,12 @@ static int32_t *target(const job *of, int32_t n_features, int32_t frame, int32_t
     return of->q16 != NULL ? of->q16 + (size_t)frame * (size_t)n_features : spare;
 }
 
-static void finish(const kws_frontend *frontend, const job *of, int32_t n_features, int32_t frame, const int32_t *q16)
+static void finish(const kws_frontend *frontend, const kws_frontend_path *path, const job *of, int32_t n_features,
+                   int32_t frame, const int32_t *q16)
 {
     if (of->quantized != NULL)
-        kws_frontend_quantize(frontend, q16, of->quantized + (size_t)frame * (size_t)n_features);
+        (path != NULL ? path->quantize : kws_frontend_quantize)(frontend, q16,
+                                                                of->quantized + (size_t)frame * (size_t)n_features);
 }
 
 static int32_t start_of(const kws_frontend *frontend, const job *of, int32_t frame)
@@ -72,14 +75,15 @@ static void compute(const kws_frontend *frontend, const kws_frontend_path *path,
                 starts[lane] = start_of(frontend, of, frame + (lane < count ? lane : count - 1));
             path->log_mel(frontend, of->samples, starts, work, log_mel);
             for (lane = 0; lane < count; lane++, frame++) {
-                int32_t *q16 = target(of, n_features, frame, spare);
-                int32_t i;
-                if (frontend->n_mfcc)
-                    kws_frontend_dct(frontend, log_mel + lane * n_mels, q16);
-                else
-                    for (i = 0; i < n_mels; i++)
-                        q16[i] = log_mel[lane * n_mels + i];
-                finish(frontend, of, n_features, frame, q16);
+                const int32_t *of_frame = log_mel + lane * n_mels;
+                if (frontend->n_mfcc) {
+                    int32_t *q16 = target(of, n_features, frame, spare);
+                    kws_frontend_dct(frontend, of_frame, q16);
+                    of_frame = q16;
+                } else if (of->q16 != NULL) {
+                    memcpy(target(of, n_features, frame, spare), of_frame, (size_t)n_mels * sizeof(int32_t));
+                }
+                finish(frontend, path, of, n_features, frame, of_frame);
             }
         }
     }
@@ -87,7 +91,7 @@ static void compute(const kws_frontend *frontend, const kws_frontend_path *path,
         int32_t *q16 = target(of, n_features, frame, work + size);
         const int32_t peak = of->peaks == NULL ? KWS_PEAK_NONE : of->peaks[frame / of->frames_per_clip];
         kws_frontend_q16(frontend, of->samples + start_of(frontend, of, frame), peak, work, q16);
-        finish(frontend, of, n_features, frame, q16);
+        finish(frontend, path, of, n_features, frame, q16);
     }
 }
 

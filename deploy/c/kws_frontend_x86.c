@@ -16,6 +16,7 @@
 #define SHIFT_LEFT _mm256_sllv_epi32
 #define SHIFT_RIGHT(v, n) _mm256_srai_epi32(v, n)
 #define OR _mm256_or_si256
+#define AND _mm256_and_si256
 #define ABS _mm256_abs_epi32
 #define SET32 _mm256_set1_epi32
 #define SET64 _mm256_set1_epi64x
@@ -35,22 +36,21 @@
 #define QUARTER(v) SHIFT_RIGHT(ADD(v, SET32(2)), 2)
 #define OR_ABS(bits, v) OR(bits, ABS(v))
 
-INLINE vec multiply_high(vec v, int32_t w)
+/* Each product is rounded in 64 bits, in two vectors for even and odd lanes. Adding such vectors in 32 bits adds the
+ * upper halves, which are wanted, without a carry from the lower ones. */
+INLINE void complex_multiply(vec *out_r, vec *out_i, vec xr, vec xi, const int32_t *w)
 {
-    const vec factor = SET32(w), round = SET64(1LL << 31);
-    return ODD_LANES(HIGH(ADD64(PRODUCT(v, factor), round)), ADD64(PRODUCT(HIGH(v), factor), round));
+    const vec wr = SET32(w[0]), wi = SET32(w[1]), round = SET64(1LL << 31);
+    const vec xr_odd = HIGH(xr), xi_odd = HIGH(xi);
+    const vec even_r = ADD(ADD64(PRODUCT(xr, wr), round), SUB64(round, PRODUCT(xi, wi)));
+    const vec odd_r = ADD(ADD64(PRODUCT(xr_odd, wr), round), SUB64(round, PRODUCT(xi_odd, wi)));
+    const vec even_i = ADD(ADD64(PRODUCT(xr, wi), round), ADD64(PRODUCT(xi, wr), round));
+    const vec odd_i = ADD(ADD64(PRODUCT(xr_odd, wi), round), ADD64(PRODUCT(xi_odd, wr), round));
+    *out_r = ODD_LANES(HIGH(even_r), odd_r);
+    *out_i = ODD_LANES(HIGH(even_i), odd_i);
 }
 
-/* of -v */
-INLINE vec multiply_high_negative(vec v, int32_t w)
-{
-    const vec factor = SET32(w), round = SET64(1LL << 31);
-    return ODD_LANES(HIGH(SUB64(round, PRODUCT(v, factor))), SUB64(round, PRODUCT(HIGH(v), factor)));
-}
-
-#define MULTIPLY_HIGH(v, w) multiply_high(v, w)
-#define MULTIPLY_HIGH_ADD(s, v, w) ADD(s, multiply_high(v, w))
-#define MULTIPLY_HIGH_SUB(s, v, w) ADD(s, multiply_high_negative(v, w))
+#define COMPLEX_MULTIPLY(out_r, out_i, xr, xi, w) complex_multiply(&(out_r), &(out_i), xr, xi, w)
 #include "kws_frontend_kernel.h"
 
 /* The left shift by which the largest sample fills 16 bits, at most t_max */
@@ -136,6 +136,46 @@ INLINE void load(const kws_frontend *frontend, const int16_t *samples, const int
     }
 }
 
+/* Where the upper `step` bits of `high` are 0: `high` and `low`, 64 bits, to the left by so many */
+INLINE void leading_to_top(vec *high, vec *low, vec *bits, int32_t step)
+{
+    const vec left = AND(_mm256_cmpeq_epi32(_mm256_srli_epi32(*high, 32 - step), SET32(0)), SET32(step));
+    *high = OR(SHIFT_LEFT(*high, left), _mm256_srlv_epi32(*low, SUB(SET32(32), left)));
+    *low = SHIFT_LEFT(*low, left);
+    *bits = SUB(*bits, left);
+}
+
+/* `kws_log_mel_q16` of eight frames, of their sums with the floor: those of even lanes, those of odd ones. `exponent` is
+ * that of the mel sums, times 2^16. */
+INLINE vec log_q16(vec even, vec odd, vec exponent, vec offset)
+{
+    const vec zero = SET32(0), low16 = SET32(0xFFFF), round = SET64(1LL << 30);
+    vec high, low, small, bits, entry, log2, product_even, product_odd;
+    even = SUB64(even, _mm256_cmpeq_epi64(even, zero)); /* 0 counts as 1 */
+    odd = SUB64(odd, _mm256_cmpeq_epi64(odd, zero));
+    high = ODD_LANES(HIGH(even), odd);
+    low = ODD_LANES(even, LOW(odd));
+    small = _mm256_cmpeq_epi32(high, zero);
+    bits = _mm256_andnot_si256(small, SET32(32)); /* those below the leading one, in the end */
+    high = _mm256_blendv_epi8(high, low, small);
+    low = _mm256_andnot_si256(small, low);
+    bits = ADD(bits, SET32(31));
+    leading_to_top(&high, &low, &bits, 16);
+    leading_to_top(&high, &low, &bits, 8);
+    leading_to_top(&high, &low, &bits, 4);
+    leading_to_top(&high, &low, &bits, 2);
+    leading_to_top(&high, &low, &bits, 1);
+    entry = GATHER(kws_log2_table_q16, AND(_mm256_srli_epi32(high, 24), SET32(127))); /* and the next, above it */
+    low = AND(entry, low16);
+    log2 = _mm256_mullo_epi32(AND(SUB(_mm256_srli_epi32(entry, 16), low), low16), AND(_mm256_srli_epi32(high, 8), low16));
+    log2 = ADD(_mm256_srli_epi32(ADD(log2, SET32(0x8000)), 16), ADD(low, _mm256_slli_epi32(bits, 16)));
+    log2 = SUB(log2, exponent);
+    product_even = ADD64(PRODUCT(log2, SET32(KWS_LN2_Q31)), round);
+    product_odd = ADD64(PRODUCT(HIGH(log2), SET32(KWS_LN2_Q31)), round);
+    log2 = ODD_LANES(_mm256_srli_epi64(product_even, 31), _mm256_slli_epi64(product_odd, 1));
+    return ADD(log2, offset);
+}
+
 static TARGET void log_mel(const kws_frontend *frontend, const int16_t *samples, const int32_t *starts, int32_t *work,
                            int32_t *log_mel_q16)
 {
@@ -146,10 +186,11 @@ static TARGET void log_mel(const kws_frontend *frontend, const int16_t *samples,
     const __m128i count_right = _mm_cvtsi32_si128(right);
     int32_t bits[LANES] __attribute__((aligned(64)));
     int32_t before[LANES] __attribute__((aligned(64))), left[LANES] __attribute__((aligned(64)));
-    int32_t t[LANES];
-    uint64_t floor[LANES], sums[2][LANES / 2] __attribute__((aligned(64)));
-    int32_t k, m, lane;
-    vec shift;
+    int32_t exponent[LANES] __attribute__((aligned(64)));
+    uint64_t floor[2][LANES / 2] __attribute__((aligned(64))); /* of even lanes, of odd ones */
+    const vec offset = SET32(frontend->log_offset_q16);
+    vec shift, floor_even, floor_odd, rows[LANES];
+    int32_t k, m, lane, n_rows = 0;
     for (lane = 0; lane < LANES; lane++)
         before[lane] = headroom(frontend, samples + starts[lane]);
     load(frontend, samples, starts, LOAD(before), work);
@@ -158,10 +199,12 @@ static TARGET void log_mel(const kws_frontend *frontend, const int16_t *samples,
     for (lane = 0; lane < LANES; lane++) {
         const int32_t room = 30 - kws_bit_length((uint32_t)bits[lane]), most = frontend->t_max - before[lane];
         left[lane] = room > most ? most : room;
-        t[lane] = before[lane] + left[lane];
-        floor[lane] = kws_mel_floor(frontend, t[lane], KWS_PEAK_NONE);
+        exponent[lane] = kws_mel_exponent(frontend, before[lane] + left[lane]) * 65536;
+        floor[lane % 2][lane / 2] = kws_mel_floor(frontend, before[lane] + left[lane], KWS_PEAK_NONE);
     }
     shift = LOAD(left);
+    floor_even = LOAD(floor[0]);
+    floor_odd = LOAD(floor[1]);
     for (k = 0; k <= n; k++) { /* in the place of the complex value: the low 32 bits, then the high ones */
         const vec re = SHIFT_LEFT(LOAD(RE(k)), shift), im = SHIFT_LEFT(LOAD(IM(k)), shift);
         const vec even = ADD64(PRODUCT(re, re), PRODUCT(im, im));
@@ -172,23 +215,51 @@ static TARGET void log_mel(const kws_frontend *frontend, const int16_t *samples,
     }
     for (m = 0; m < frontend->n_mels; m++) {
         const int32_t first = frontend->mel_first[m], end = first + frontend->mel_count[m];
-        vec even = SET32(0), odd = SET32(0), even_high = even, odd_high = even; /* the latter times 2^32 */
+        vec even = SET32(0), odd = SET32(0), high_sum = SET32(0); /* the latter, of all lanes, times 2^32 */
         for (k = first; k < end; k++) {
-            const vec low = LOAD(RE(k)), high = LOAD(IM(k)), weight = SET32(*weights++);
+            const vec low = LOAD(RE(k)), weight = SET32(*weights++);
             even = ADD64(even, PRODUCT_UNSIGNED(low, weight));
             odd = ADD64(odd, PRODUCT_UNSIGNED(HIGH(low), weight));
-            even_high = ADD64(even_high, PRODUCT_UNSIGNED(high, weight));
-            odd_high = ADD64(odd_high, PRODUCT_UNSIGNED(HIGH(high), weight));
+            high_sum = ADD(high_sum, _mm256_mullo_epi32(LOAD(IM(k)), weight));
         }
-        even = ADD64(even, LOW(even_high));
-        odd = ADD64(odd, LOW(odd_high));
-        STORE(sums[0], even);
-        STORE(sums[1], odd);
+        even = ADD64(ADD64(even, LOW(high_sum)), floor_even);
+        odd = ADD64(ADD64(odd, ODD_LANES(SET32(0), high_sum)), floor_odd);
+        rows[n_rows++] = log_q16(even, odd, LOAD(exponent), offset);
+        if (n_rows == LANES) {
+            transpose(rows);
+            for (lane = 0; lane < LANES; lane++)
+                _mm256_storeu_si256((vec *)(void *)(log_mel_q16 + lane * frontend->n_mels + m + 1 - LANES), rows[lane]);
+            n_rows = 0;
+        }
+    }
+    for (k = 0; k < n_rows; k++) {
+        STORE(bits, rows[k]);
         for (lane = 0; lane < LANES; lane++)
-            log_mel_q16[lane * frontend->n_mels + m] =
-                kws_log_mel_q16(frontend, sums[lane % 2][lane / 2], floor[lane], t[lane], 0);
+            log_mel_q16[lane * frontend->n_mels + m - n_rows + k] = bits[lane];
     }
 }
 
-const kws_frontend_path kws_frontend_avx2 = {LANES, log_mel};
+/* Eight at a time, where the product is shifted right by 32 at least: its upper half is enough */
+static TARGET void quantize(const kws_frontend *frontend, const int32_t *q16, int8_t *features)
+{
+    const int32_t count = frontend->n_mfcc ? frontend->n_mfcc : frontend->n_mels, right = 31 - frontend->shift;
+    const vec multiplier = SET32(frontend->multiplier), round = SET64(1LL << (right - 1));
+    const vec zero_point = SET32(frontend->zero_point);
+    const __m128i shift = _mm_cvtsi32_si128(right - 32);
+    int32_t i = 0;
+    if (right < 32 || count < LANES) {
+        kws_frontend_quantize(frontend, q16, features);
+        return;
+    }
+    while (i < count) {
+        const vec x = _mm256_loadu_si256((const vec *)(const void *)(q16 + i));
+        const vec even = ADD64(PRODUCT(x, multiplier), round), odd = ADD64(PRODUCT(HIGH(x), multiplier), round);
+        const vec y = ADD(_mm256_sra_epi32(ODD_LANES(HIGH(even), odd), shift), zero_point);
+        const __m128i wide = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+        _mm_storel_epi64((__m128i *)(void *)(features + i), _mm_packs_epi16(wide, wide));
+        i = i + LANES < count && i + 2 * LANES > count ? count - LANES : i + LANES; /* the last begin earlier */
+    }
+}
+
+const kws_frontend_path kws_frontend_avx2 = {LANES, log_mel, quantize};
 #endif

@@ -4,6 +4,8 @@
 
 #ifdef KWS_X86
 
+enum { MOST_ROWS = 8 };
+
 typedef struct {
     kws_padded padded;
     int32_t way;
@@ -122,7 +124,16 @@ typedef struct {
 #define EACH_ROW(DO) \
     DO(0) \
     if (rows > 1) { \
-        DO(1) DO(2) DO(3) DO(4) DO(5) \
+        DO(1) \
+    } \
+    if (rows > 2) { \
+        DO(2) DO(3) \
+    } \
+    if (rows > 4) { \
+        DO(4) DO(5) \
+    } \
+    if (rows > 6) { \
+        DO(6) DO(7) \
     }
 #define DECLARE(r) __m512i acc##r##0, acc##r##1, acc##r##2, acc##r##3, sum##r = none;
 #define BIAS(r) \
@@ -169,18 +180,24 @@ typedef struct {
         _mm512_mask_storeu_epi8(to[r], b->mask, y); \
     }
 
-/* `rows` outputs, ROWS or 1, of one block of channels */
+/* Four outputs that lie side by side, of 16 channels each */
+#define STORE_FOUR(at, acc_a, acc_b, acc_c, acc_d) \
+    _mm512_storeu_si512(at, _mm512_permutexvar_epi32( \
+                                b->compact, narrow(acc_a, acc_b, acc_c, acc_d, b->zero, b->low, b->high)))
+
+/* `rows` outputs, 1, 2 or ROWS, of one block of channels; or, `side_by_side`, 4 or 8 that are 16 channels each */
 INLINE void conv2d_tile(const conv2d_block *b, const uint8_t *const *from, int8_t *const *to, int rows, int vectors,
-                        int affine, int way)
+                        int side_by_side, int affine, int way)
 {
     const __m512i none = _mm512_setzero_si512();
     const __m512i bias0 = _mm512_load_si512(b->bias), bias1 = _mm512_load_si512(b->bias + LANES);
     const __m512i bias2 = _mm512_load_si512(b->bias + 2 * LANES), bias3 = _mm512_load_si512(b->bias + 3 * LANES);
-    const uint8_t *from0 = from[0], *from1 = from[rows > 1 ? 1 : 0], *from2 = from[rows > 1 ? 2 : 0];
-    const uint8_t *from3 = from[rows > 1 ? 3 : 0], *from4 = from[rows > 1 ? 4 : 0], *from5 = from[rows > 1 ? 5 : 0];
+    const uint8_t *from0 = from[0], *from1 = from[rows > 1 ? 1 : 0], *from2 = from[rows > 2 ? 2 : 0];
+    const uint8_t *from3 = from[rows > 2 ? 3 : 0], *from4 = from[rows > 4 ? 4 : 0], *from5 = from[rows > 4 ? 5 : 0];
+    const uint8_t *from6 = from[rows > 6 ? 6 : 0], *from7 = from[rows > 6 ? 7 : 0];
     const int8_t *w = b->weights;
     int32_t g;
-    DECLARE(0) DECLARE(1) DECLARE(2) DECLARE(3) DECLARE(4) DECLARE(5)
+    DECLARE(0) DECLARE(1) DECLARE(2) DECLARE(3) DECLARE(4) DECLARE(5) DECLARE(6) DECLARE(7)
     EACH_ROW(BIAS)
     for (g = 0; g < b->groups; g++, w += vectors * BLOCK) {
         const int32_t offset = b->offsets[g];
@@ -196,38 +213,65 @@ INLINE void conv2d_tile(const conv2d_block *b, const uint8_t *const *from, int8_
         EACH_ROW(EXPAND)
     }
     EACH_ROW(REQUANTIZE)
-    EACH_ROW(STORE)
+    if (side_by_side) {
+        STORE_FOUR(to[0], acc00, acc10, acc20, acc30);
+        if (rows > 4)
+            STORE_FOUR(to[4], acc40, acc50, acc60, acc70);
+    } else {
+        EACH_ROW(STORE)
+    }
 }
 
-#define TILE(rows, vectors) \
-    (affine ? (way == TFLM ? conv2d_tile(b, from, to, rows, vectors, 1, TFLM) \
-               : way == SINGLE ? conv2d_tile(b, from, to, rows, vectors, 1, SINGLE) \
-                               : conv2d_tile(b, from, to, rows, vectors, 1, HIGH)) \
-            : (way == TFLM ? conv2d_tile(b, from, to, rows, vectors, 0, TFLM) \
-               : way == SINGLE ? conv2d_tile(b, from, to, rows, vectors, 0, SINGLE) \
-                               : conv2d_tile(b, from, to, rows, vectors, 0, HIGH)))
+#define TILE(rows, vectors, side_by_side) \
+    (affine ? (way == TFLM ? conv2d_tile(b, from, to, rows, vectors, side_by_side, 1, TFLM) \
+               : way == SINGLE ? conv2d_tile(b, from, to, rows, vectors, side_by_side, 1, SINGLE) \
+                               : conv2d_tile(b, from, to, rows, vectors, side_by_side, 1, HIGH)) \
+            : (way == TFLM ? conv2d_tile(b, from, to, rows, vectors, side_by_side, 0, TFLM) \
+               : way == SINGLE ? conv2d_tile(b, from, to, rows, vectors, side_by_side, 0, SINGLE) \
+                               : conv2d_tile(b, from, to, rows, vectors, side_by_side, 0, HIGH)))
+#define TILES(rows) \
+    switch (vectors) { \
+    case 1: TILE(rows, 1, 0); break; \
+    case 2: TILE(rows, 2, 0); break; \
+    case 3: TILE(rows, 3, 0); break; \
+    default: TILE(rows, 4, 0); break; \
+    }
 
+/* `rows` outputs, at most ROWS: those left over in pairs, which share each weight that is loaded */
 static TARGET void conv2d_tiles(const conv2d_block *b, const uint8_t *const *from, int8_t *const *to, int rows,
                                 int vectors, int affine, int way)
 {
-    int r;
     if (rows == ROWS) {
-        switch (vectors) {
-        case 1: TILE(ROWS, 1); return;
-        case 2: TILE(ROWS, 2); return;
-        case 3: TILE(ROWS, 3); return;
-        default: TILE(ROWS, 4); return;
-        }
+        TILES(ROWS)
+        return;
     }
-    for (r = 0; r < rows; r++, from++, to++) {
-        switch (vectors) {
-        case 1: TILE(1, 1); break;
-        case 2: TILE(1, 2); break;
-        case 3: TILE(1, 3); break;
-        default: TILE(1, 4); break;
-        }
+    for (; rows >= 2; rows -= 2, from += 2, to += 2) {
+        TILES(2)
+    }
+    if (rows == 1) {
+        TILES(1)
     }
 }
+
+/* Of 16 channels: 8 outputs or 4, which lie side by side */
+static TARGET void conv2d_side_by_side(const conv2d_block *b, const uint8_t *const *from, int8_t *const *to, int rows,
+                                       int affine, int way)
+{
+    if (rows == 8)
+        TILE(8, 1, 1);
+    else
+        TILE(4, 1, 1);
+}
+
+/* Where dword i of `narrow` comes from in memory: vector v of 128-bit lane q lies at 4 q + v. By the number of vectors
+ * of one output it belongs at q vectors + v; [0]: of four outputs of one vector at 4 v + q. */
+static const int32_t compact[VECTORS + 1][LANES] = {
+    {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15},
+    {0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60},
+    {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
+    {0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20},
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+};
 
 TARGET void kws_avx512_conv2d(
     const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
@@ -239,6 +283,8 @@ TARGET void kws_avx512_conv2d(
     const int32_t row_step = w->stride_h * packed->padded.w * w->in_c, step = w->stride_w * w->in_c;
     const uint8_t *image = (const uint8_t *)scratch;
     const int8_t *weights = packed->weights;
+    const int side_by_side = w->out_c == LANES && pixels >= 4, affine = op->weight_zero_point != 0;
+    const int32_t rows = !side_by_side ? ROWS : pixels % 8 == 0 ? 8 : 4;
     conv2d_block b;
     int32_t block, i;
     (void)input2;
@@ -254,16 +300,14 @@ TARGET void kws_avx512_conv2d(
         const int32_t vectors = vectors_of(w->out_c, block);
         const int32_t channels = w->out_c - block * BLOCK < BLOCK ? w->out_c - block * BLOCK : BLOCK;
         const uint8_t *row = image;
-        int32_t compact[LANES], x = 0, n = 0;
-        const uint8_t *from[ROWS];
-        int8_t *to[ROWS];
+        int32_t x = 0, n = 0;
+        const uint8_t *from[MOST_ROWS];
+        int8_t *to[MOST_ROWS];
         b.weights = weights;
         b.bias = packed->bias + block * BLOCK;
         b.requant = packed->requant + block * VECTORS;
         b.mask = channels == BLOCK ? ~UINT64_C(0) : (UINT64_C(1) << channels) - 1;
-        for (i = 0; i < LANES; i++) /* vector v of 128-bit lane q lies at 4 q + v, and belongs at q vectors + v */
-            compact[i] = i / vectors * VECTORS + i % vectors;
-        b.compact = _mm512_loadu_si512(compact);
+        b.compact = _mm512_loadu_si512(compact[side_by_side ? 0 : vectors]);
         for (i = 0; i < pixels; i++) {
             from[n] = row + x * step;
             to[n] = output + i * w->out_c + block * BLOCK;
@@ -271,12 +315,16 @@ TARGET void kws_avx512_conv2d(
                 x = 0;
                 row += row_step;
             }
-            if (++n == ROWS) {
-                conv2d_tiles(&b, from, to, ROWS, vectors, op->weight_zero_point != 0, packed->way);
+            if (++n == rows) {
+                if (side_by_side)
+                    conv2d_side_by_side(&b, from, to, rows, affine, packed->way);
+                else
+                    conv2d_tiles(&b, from, to, ROWS, vectors, affine, packed->way);
                 n = 0;
             }
         }
-        conv2d_tiles(&b, from, to, n, vectors, op->weight_zero_point != 0, packed->way);
+        b.compact = _mm512_loadu_si512(compact[vectors]);
+        conv2d_tiles(&b, from, to, n, vectors, affine, packed->way);
         weights += (size_t)packed->groups * (size_t)vectors * LANES * 4;
     }
 }

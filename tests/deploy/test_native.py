@@ -144,6 +144,37 @@ def test_pools(window: Any, c: int, source: QuantParams, clamp: Any, seed: int) 
         compare(builder.finish(getattr(builder, kind)(x, "op", window["kernel"], **given)), seed)
 
 
+def test_average_pools_of_any_number_of_positions() -> None:
+    """Sums that are the largest and smallest, those beside a half, and others; 256 is past what a fast path takes."""
+    rng = np.random.default_rng(5)
+    for count in range(1, 257):
+        builder = GraphBuilder("single")
+        x = builder.input((count, 1, 35), QuantParams(1.0, 0))
+        graph = builder.finish(builder.average_pool(x, "op", (count, 1)))
+        means = np.r_[-128, 127, rng.integers(-127, 127, 33)]
+        inputs = np.repeat(means[None, None, None], count, axis=1)
+        inputs[0, : count // 2, 0, 2:] += 1
+        inputs[0, -1, 0, 9:] += rng.integers(-1, 2, 26) * (np.abs(means[9:]) < 126)
+        inputs = np.concatenate([inputs, rng.integers(-128, 128, inputs.shape)]).astype(np.int8)
+        expected = reference.run(graph, inputs)
+        for level in native.levels():
+            np.testing.assert_array_equal(native.Engine(graph, level).run(inputs), expected, f"{count} {level}")
+
+
+def test_outputs_of_16_channels_side_by_side() -> None:
+    """Any number of them, in one row and in several; those of other widths are left over in any number, too."""
+    for o, i in ((16, 3), (24, 16), (80, 8)):
+        for h, w in ((1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (7, 1), (2, 4), (3, 3), (1, 11), (3, 4), (13, 1), (2, 10)):
+            for zero_point in (None, 7):
+                for rule in RULES:
+                    window = {"size": (h + 2, w + 1), "kernel": (3, 2), "stride": (1, 1), "padding": ((0, 0), (0, 0))}
+                    source, target = QuantParams(0.5, 3), QuantParams(1.0, -5)
+                    graph = affine_graph(
+                        "conv2d", window, i, o, source, target, (-128, 127), rule, zero_point, h * w + o
+                    )
+                    compare(graph, h + w)
+
+
 @settings(max_examples=150, deadline=None)
 @given(params, params, params, clamps, rules, st.integers(1, 60), seeds)
 def test_add(a: QuantParams, b: QuantParams, target: QuantParams, clamp: Any, rule: str, size: int, seed: int) -> None:

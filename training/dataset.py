@@ -351,3 +351,14 @@ def digest(loaded: Loaded) -> str:
     clips = loaded.recordings.clips
     rows = sorted((clip.word, clip.path.name, clip.split, loaded.hashes[clip.path]) for clip in clips)
     return hashlib.sha256("\n".join("\0".join(row) for row in rows).encode(errors="surrogateescape")).hexdigest()
+
+
+def digest_in_order(loaded: Loaded) -> str:
+    """One SHA-256 over everything on which the draws of a training depend: the files in their order, and which are of
+    one source, whatever it is called."""
+    sources: dict[str, int] = {"": 0}
+    rows = [
+        (clip.word, clip.split, str(sources.setdefault(clip.source, len(sources))), loaded.hashes[clip.path])
+        for clip in loaded.recordings.clips
+    ]
+    return hashlib.sha256("\n".join("\0".join(row) for row in rows).encode(errors="surrogateescape")).hexdigest()

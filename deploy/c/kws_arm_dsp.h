@@ -50,7 +50,7 @@ static inline int32_t kws_add_odd(int32_t pair, int32_t word)
 }
 
 /* How all channels of an op are requantized. Fast is where every M = M0 / 2^(n + 31) has n >= 2; M0 >= 2^30 then. */
-typedef enum { KWS_ONE_BY_ONE, KWS_FAST_SINGLE, KWS_FAST_TFLM } kws_fast;
+typedef enum { KWS_FAST_SINGLE, KWS_FAST_TFLM, KWS_ONE_BY_ONE } kws_fast;
 
 static inline kws_fast kws_fast_of(const kws_requant *requant, int32_t channels)
 {

@@ -151,7 +151,7 @@ def scan(folders: Sequence[Path], *, train_only: Sequence[Path] = (), keywords: 
         raise UsageError(f"{reserved[0]!r} cannot be a keyword: names with a leading underscore are reserved")
     every = (*folders, *train_only)
     for i, folder in enumerate(every):
-        if folder.resolve() in [other.resolve() for other in every[:i]]:
+        if os.path.realpath(folder) in map(os.path.realpath, every[:i]):
             raise UsageError("is given twice: its clips would count twice", where=folder, hint="give it once")
     clips = [clip for folder in folders for clip in scan_folder(folder)]
     clips += [clip for folder in train_only for clip in scan_folder(folder, train_only=True)]

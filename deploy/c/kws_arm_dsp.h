@@ -87,9 +87,9 @@ static inline int8_t kws_fast_single(int32_t acc, kws_fast_scale scale, int32_t 
     return (int8_t)y;
 }
 
-/* The same under tflm. smmlar gives the high word of 2 acc M0 + 2^31, the doubling high multiply, for any acc: read as
- * int32, 2 M0 is 2^32 too small, and acc is added for it. A negative one less 1, its ties go down like the others up:
- * (that / 2^(n - 1) + odd) / 2. */
+/* The same under tflm. smmlar gives the high word of 2 acc M0 + 2^31, which is the doubling high multiply, for any acc:
+ * read as int32, 2 M0 is 2^32 too small, and acc is added for that. Where the word is negative 1 is taken off, so that
+ * its ties go down; then as above: (it / 2^(n - 1) + odd) / 2. */
 static inline int8_t kws_fast_tflm(int32_t acc, kws_fast_scale scale, int32_t odd)
 {
     int32_t y;

@@ -162,12 +162,15 @@ static void four_positions(
         if (zw)
             sums.a -= offset[0], sums.b -= offset[1], sums.c -= offset[2], sums.d -= offset[3];
         sums = multiply(sums, columns, weight, size);
-        if (way == KWS_FAST_SINGLE)
-            store_single(sums, kws_fast_scale_of(multiplier[i & mask], shift[i & mask], KWS_FAST_SINGLE), odd, output + i, step);
-        else if (way == KWS_FAST_TFLM)
-            store_tflm(sums, kws_fast_scale_of(multiplier[i & mask], shift[i & mask], KWS_FAST_TFLM), odd, output + i, step);
-        else
+        if (way == KWS_FAST_SINGLE) {
+            const kws_fast_scale scale = kws_fast_scale_of(multiplier[i & mask], shift[i & mask], KWS_FAST_SINGLE);
+            store_single(sums, scale, odd, output + i, step);
+        } else if (way == KWS_FAST_TFLM) {
+            const kws_fast_scale scale = kws_fast_scale_of(multiplier[i & mask], shift[i & mask], KWS_FAST_TFLM);
+            store_tflm(sums, scale, odd, output + i, step);
+        } else {
             store_any(&op->requant, i, sums.a, sums.b, sums.c, sums.d, output + i, step);
+        }
         __asm__("" : "+r"(i)); /* so that one index is kept and not a pointer for each array */
     }
 }

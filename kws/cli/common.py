@@ -108,6 +108,16 @@ def check_picture(path: Path | None) -> None:
         require_matplotlib()
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Has the system's errors name the file, which those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def require_matplotlib() -> None:
     """MissingExtraError without matplotlib, before the work whose result it would draw."""
     if importlib.util.find_spec("matplotlib") is None:

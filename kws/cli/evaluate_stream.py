@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kws.cli.common import check_output, check_picture, columns, progress
+from kws.cli.common import check_output, check_picture, columns, progress, writing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -136,5 +136,8 @@ def _det(model: Model, stream: Path | None, negatives: Path | None, tolerance: f
         ]
         for keyword, points in curves.items()
     }
-    out.with_suffix(DET_SUFFIX).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    plot_det(curves, out)
+    numbers = out.with_suffix(DET_SUFFIX)
+    with writing(numbers):
+        numbers.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with writing(out):
+        plot_det(curves, out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kws.cli.common import PATH, check_output, check_picture, columns, load_model, model_option, progress
+from kws.cli.common import PATH, check_output, check_picture, columns, load_model, model_option, progress, writing
 
 if TYPE_CHECKING:
     from kws.tune import Tuning
@@ -54,7 +54,8 @@ def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: P
     if png:
         from kws.plot import plot_tuning
 
-        plot_tuning(tuning, png)
+        with writing(png):
+            plot_tuning(tuning, png)
     for line in tuning.broken:
         click.echo(f"kws: {line}", err=True)
     return 1 if tuning.broken else 0

@@ -24,9 +24,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from features.audio import read_audio
-from kws.errors import DataError
+from kws.errors import DataError, KwsError, line_of
 from kws.stream_score import Word, write_labels
-from training.dataset import NOISE_FOLDERS, Clip, scan_folder
+from training.dataset import NOISE_FOLDERS, SPLITS, Clip, scan_folder, sound_files_below
 from training.layout import word_bounds
 
 SAMPLE_RATE = 16000
@@ -79,9 +79,18 @@ def deal(spoken: Iterable[Spoken], keywords: Sequence[str], count: int, rng: Gen
     for word in spoken:
         by_speaker.setdefault(word.speaker, []).append(word)
     speakers = rng.permutation(sorted(by_speaker)).tolist()
-    for i in range(count):
-        hand = [word for speaker in speakers[i::count] for word in by_speaker[speaker]]
-        n_keywords = min(KEYWORDS, len(keywords))
+    hands = [[word for speaker in speakers[i::count] for word in by_speaker[speaker]] for i in range(count)]
+    n_keywords = min(KEYWORDS, len(keywords))
+    for i, hand in enumerate(hands, 1):  # before the first is written
+        labels = {word.label for word in hand}
+        found = len(labels & set(keywords))
+        if found < n_keywords or len(labels) - found < WORDS - n_keywords:
+            raise DataError(
+                f"{len(speakers)} speakers do not suffice for {count} recordings: those of recording {i} have "
+                f"{found} of {n_keywords} keywords and {len(labels) - found} of {WORDS - n_keywords} other words",
+                hint="compose fewer recordings with --count, or give more speakers",
+            )
+    for hand in hands:
         wanted = {True: n_keywords, False: WORDS - n_keywords}
         chosen: dict[str, Spoken] = {}
         for j in rng.permutation(len(hand)):
@@ -89,8 +98,6 @@ def deal(spoken: Iterable[Spoken], keywords: Sequence[str], count: int, rng: Gen
             if label not in chosen and wanted[label in keywords]:
                 chosen[label] = hand[j]
                 wanted[label in keywords] -= 1
-        if any(wanted.values()):
-            raise DataError(f"too few words for recording {i + 1} of {count}", hint="compose fewer recordings")
         yield [chosen[label] for label in rng.permutation(sorted(chosen)).tolist()]
 
 
@@ -124,27 +131,40 @@ def _pauses(spoken: int, count: int, rng: Generator) -> NDArray[np.int64]:
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Words in the Speech Commands layout.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write X.wav and X.txt into.")
-@click.option("--split", default="validation", show_default=True, help="Whose speakers.")
+@click.option("--split", type=click.Choice(SPLITS), default="validation", show_default=True, help="Whose speakers.")
 @click.option("--keywords", default=",".join(RECORDED_KEYWORDS), show_default=True)
-@click.option("--count", default=20, show_default=True, help="Recordings.")
-@click.option("--seed", default=10, show_default=True)
+@click.option("--count", type=click.IntRange(1), default=20, show_default=True, help="Recordings.")
+@click.option("--seed", type=click.IntRange(0), default=10, show_default=True)
 def main(data: Path, out: Path, split: str, keywords: str, count: int, seed: int) -> None:
     """Compose recordings with known keywords and times."""
-    rng = np.random.default_rng(seed)
-    wanted = keywords.split(",")
-    left_out = {word for word in TOO_RARE if word not in wanted}
+    try:
+        write(data, out, split, keywords.split(","), count, np.random.default_rng(seed))
+    except (KwsError, OSError) as error:
+        raise click.ClickException(line_of(error, out)) from None
+
+
+def write(data: Path, out: Path, split: str, keywords: Sequence[str], count: int, rng: Generator) -> None:
+    """Write the recordings and print a line for each. Raises DataError where `data` does not hold enough."""
+    left_out = {word for word in TOO_RARE if word not in keywords}
     clips = [clip for clip in scan_folder(data) if clip.split == split and clip.word not in left_out]
-    paths = [p for p in sorted((data / NOISE_FOLDERS[0]).iterdir()) if p.stem not in COMPUTED_NOISE]
+    folder = data / NOISE_FOLDERS[0]
+    paths = [path for path in sound_files_below(folder) if path.stem not in COMPUTED_NOISE]
+    if not paths:
+        raise DataError("holds no recorded noise", where=folder, hint="put background noise of 10 s or more into it")
     noises = [read_audio(path).astype(np.float64) for path in paths]
     out.mkdir(parents=True, exist_ok=True)
     spoken = [word for clip in clips if (word := cut(clip, read_audio(clip.path).astype(np.float64)))]
     print(f"{len(clips) - len(spoken)} of {len(clips)} clips are passed over: it cannot be told where their word lies")
-    for i, words in enumerate(deal(spoken, wanted, count, rng)):
-        samples, truth, snr_db = compose(words, noises[rng.integers(len(noises))], rng)
-        path = out / f"recording_{i:02d}.wav"
-        sf.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
-        write_labels(path.with_suffix(".txt"), truth)
-        print(f"{path.name}  {len(samples) / SAMPLE_RATE:.1f} s  {snr_db:.0f} dB  {' '.join(w.label for w in truth)}")
+    try:
+        for i, words in enumerate(deal(spoken, keywords, count, rng)):
+            samples, truth, snr_db = compose(words, noises[rng.integers(len(noises))], rng)
+            path = out / f"recording_{i:02d}.wav"
+            sf.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
+            write_labels(path.with_suffix(".txt"), truth)
+            labels = " ".join(word.label for word in truth)
+            print(f"{path.name}  {len(samples) / SAMPLE_RATE:.1f} s  {snr_db:.0f} dB  {labels}")
+    except DataError as error:
+        raise DataError(error.what, where=f"{data}, {split}", hint=error.hint) from None
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main() -> None:
                 folder = Path(temporary) / "m"
                 export(network.graph, network.frontend, network.labels, folder, name="m")
                 (folder / "inputs.bin").write_bytes(network.inputs[:1].tobytes())
-                build(board, folder)
+                build(board, folder, "main.c")
                 printed = [line.split() for line in emulate(board, folder).splitlines()]
                 code |= _code(board, folder)
             counts = [board.instructions(int(row[1])) for row in printed if row[0] == "layer"]

@@ -242,11 +242,20 @@ def _heard(
             if truth is None and positive:
                 raise DataError("has no X.txt or X.json beside it that says what is said in it", where=path)
             samples = read_audio(path, dtype="int16", sample_rate=detector.frontend.sample_rate)
+            _check_inside(truth or Truth(), len(samples) / detector.frontend.sample_rate, path)
         except (KwsError, OSError) as error:
             broken.append(line_of(error, path))
         else:
             yield detector.trace(change(samples) if change else samples), truth or Truth()
     progress(len(paths), len(paths))
+
+
+def _check_inside(truth: Truth, seconds: float, path: Path) -> None:
+    """DataError for a word that begins behind the end of the recording: it would count as missed."""
+    last = max([*(word.start for word in truth.words), *(segment.start for segment in truth.segments)], default=0.0)
+    if last > seconds:
+        what = f"what is written down begins at {last:.6g} s, behind the end of {seconds:.6g} s"
+        raise DataError(what, where=path, hint="is it another recording's?")
 
 
 def timed_events(detector: Detector, trace: Trace) -> list[tuple[Event, float]]:

@@ -72,7 +72,7 @@ def tune(
     clips = [clip for clip in scan_folder(data) if clip.split == "validation" and clip.word in keywords]
     if not clips:
         raise DataError("holds no validation clip of any keyword", where=data)
-    _refuse_testing(clips, data)
+    _refuse_testing(clips)
     broken: list[str] = []
     files = _negatives(negatives, keywords, broken)
     detector = Detector(model)
@@ -119,12 +119,12 @@ def choose(found: NDArray[np.int64], false: NDArray[np.int64], allowed: int) -> 
     return max((hits, -spent, levels) for spent, (hits, levels) in best.items())[2]
 
 
-def _refuse_testing(clips: Sequence[Clip], data: Path) -> None:
+def _refuse_testing(clips: Sequence[Clip]) -> None:
     """Tuning on what is to be reported would make the report worthless: lists may name a speaker who is tested on."""
     for clip in clips:
         if clip.speaker and which_split(clip.speaker) == "testing":
             what = "its speaker belongs to the testing split, which only reports"
-            raise DataError(what, where=clip.path.relative_to(data))
+            raise DataError(what, where=clip.path, hint="take it out of validation_list.txt")
 
 
 def _negatives(folder: Path, keywords: tuple[str, ...], broken: list[str]) -> list[Path]:

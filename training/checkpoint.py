@@ -47,8 +47,12 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, weights_only=True)
     except FileNotFoundError:
         raise DataError("no checkpoint to resume from", where=path, hint="run without --resume") from None
-    except Exception as error:  # torch raises many kinds for a file that is not its own
-        raise DataError(f"not a checkpoint: {type(error).__name__}", where=path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", where=path) from None
+    except Exception:  # torch raises many kinds for a file that is not its own
+        raise DataError(
+            "is not a checkpoint, or is cut short", where=path, hint="train anew into another folder"
+        ) from None
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise DataError("a checkpoint of another version", where=path, hint="train anew")
     return state

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +65,10 @@ class TrainConfig:
         paths)."""
         words = ["kws", "train"]
         for folder in self.data:
-            words += ["--data", folder.resolve().name]
+            words += ["--data", os.path.basename(os.path.realpath(folder))]
         for folder in self.train_only:
-            words += ["--train-only", folder.resolve().name]
-        words += ["--keywords", ",".join(self.keywords), "--out", self.out.resolve().name]
+            words += ["--train-only", os.path.basename(os.path.realpath(folder))]
+        words += ["--keywords", ",".join(self.keywords), "--out", os.path.basename(os.path.realpath(self.out))]
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             if option.name in _OPTIONS and value != option.default:
@@ -81,9 +82,9 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """All fields, fit for JSON."""
         values = dataclasses.asdict(self)
-        values["data"] = [str(path.resolve()) for path in self.data]
-        values["train_only"] = [str(path.resolve()) for path in self.train_only]
-        values["out"] = str(self.out.resolve())
+        values["data"] = [os.path.realpath(path) for path in self.data]
+        values["train_only"] = [os.path.realpath(path) for path in self.train_only]
+        values["out"] = os.path.realpath(self.out)  # Path.resolve raises where a link leads to itself
         values["keywords"] = list(self.keywords)
         values["augment"]["snr_db"] = list(self.augment.snr_db)
         return values

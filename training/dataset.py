@@ -151,7 +151,7 @@ def scan(folders: Sequence[Path], *, train_only: Sequence[Path] = (), keywords: 
         raise UsageError(f"{reserved[0]!r} cannot be a keyword: names with a leading underscore are reserved")
     every = (*folders, *train_only)
     for i, folder in enumerate(every):
-        if folder.resolve() in [other.resolve() for other in every[:i]]:
+        if os.path.realpath(folder) in map(os.path.realpath, every[:i]):
             raise UsageError("is given twice: its clips would count twice", where=folder, hint="give it once")
     clips = [clip for folder in folders for clip in scan_folder(folder)]
     clips += [clip for folder in train_only for clip in scan_folder(folder, train_only=True)]
@@ -350,4 +350,15 @@ def digest(loaded: Loaded) -> str:
     """
     clips = loaded.recordings.clips
     rows = sorted((clip.word, clip.path.name, clip.split, loaded.hashes[clip.path]) for clip in clips)
+    return hashlib.sha256("\n".join("\0".join(row) for row in rows).encode(errors="surrogateescape")).hexdigest()
+
+
+def digest_in_order(loaded: Loaded) -> str:
+    """One SHA-256 over everything on which the draws of a training depend: the files in their order, and which are of
+    one source, whatever it is called."""
+    sources: dict[str, int] = {"": 0}
+    rows = [
+        (clip.word, clip.split, str(sources.setdefault(clip.source, len(sources))), loaded.hashes[clip.path])
+        for clip in loaded.recordings.clips
+    ]
     return hashlib.sha256("\n".join("\0".join(row) for row in rows).encode(errors="surrogateescape")).hexdigest()

@@ -20,7 +20,7 @@ from features.torch_frontend import TorchFrontend
 from kws.errors import DataError
 from training.augment import NoisePool
 from training.config import TrainConfig
-from training.dataset import Corpus, Recordings, digest, load
+from training.dataset import Corpus, Recordings, digest, digest_in_order, load
 from training.report import Progress
 
 NAMED = 20  # broken clips named while training; run.json names all
@@ -37,12 +37,14 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Training clips, noise, the validation split; what identifies the data; a line for each clip that was skipped."""
+    """Training clips, noise, the validation split; what identifies the data; the order that it came in, as digests of
+    words and noise; a line for each clip that was skipped."""
 
     recordings: Recordings
     noise: NoisePool
     validation: HeldOut
     identity: dict[str, Any]
+    order: str
     broken: tuple[str, ...]
 
 
@@ -86,7 +88,8 @@ def load_data(config: TrainConfig, corpus: Corpus, frontend: FrontendConfig, pro
         "broken_clips": len(broken),
     }
     validation = _validation(config, corpus, frontend, rest, pools[1], n_silence)
-    return TrainingData(recordings, pools[0], validation, identity, broken)
+    order = f"{digest_in_order(loaded)} {digest_in_order(noise)}"
+    return TrainingData(recordings, pools[0], validation, identity, order, broken)
 
 
 def _noise_pool(noise: Recordings, frontend: FrontendConfig, split: str, seed: int) -> NoisePool:

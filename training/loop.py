@@ -155,7 +155,7 @@ class Loop:
         """Write where this training is into the file `name` of the run folder."""
         state = {
             "config": self.config.to_dict(), "data": self.data.identity["sha256"],
-            "noise": self.data.identity["noise_sha256"], "phase": self.phase, "epoch": epoch,
+            "noise": self.data.identity["noise_sha256"], "order": self.data.order, "phase": self.phase, "epoch": epoch,
             "model": model.state_dict(), "optimizer": optimizer.state_dict() if optimizer else {},
             "history": self.history, "figures": self.figures,
         }  # fmt: skip

@@ -33,6 +33,7 @@ from training.report import Progress
 QUANTIZATION = {"ptq", "calibration", "scheme", "weights", "rounding"}  # options that the float phase does not see
 # What the quantization of a float network leaves behind.
 QUANTIZED = ("model.kws", "fake_quantized.pt", "metrics.json", "run.json", "curves.png", "confusion.png")
+FOLDERS = {"out", "data", "train_only"}  # may be moved; of the recordings in them the content is compared
 MAX_KEYWORDS = 254  # a model file holds 256 labels, two of which are silence and unknown
 QAT_EPOCHS = 1_000_000  # number of the first QAT epoch: however many float epochs there are, its draws are its own
 
@@ -64,8 +65,9 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
     config.out.mkdir(parents=True, exist_ok=True)
     frontend = config.frontend()
     data = load_data(config, corpus, frontend, progress)
-    if state and (state["data"], state.get("noise")) != (data.identity["sha256"], data.identity["noise_sha256"]):
-        raise DataError("the recordings changed since the training began", where=config.out, hint="train anew")
+    if state and _recordings_changed(data, state):
+        hint = "give the folders of the first command in their order, or train anew"
+        raise DataError("the recordings changed since the training began", where=config.out, hint=hint)
     if not state:
         torch.manual_seed(config.seed)
     elif state["phase"] == "quantization":
@@ -151,9 +153,15 @@ def _open_run(config: TrainConfig, resume: bool) -> dict[str, Any]:
 
 
 def _changed(config: TrainConfig, state: dict[str, Any]) -> list[str]:
-    """The options, but `out`, that have another value in `config` than in a checkpoint."""
+    """The options, but folders, that have another value in `config` than in a checkpoint."""
     now = config.to_dict()
-    return [name for name, value in state["config"].items() if name != "out" and now.get(name) != value]
+    return [name for name, value in state["config"].items() if name not in FOLDERS and now.get(name) != value]
+
+
+def _recordings_changed(data: TrainingData, state: dict[str, Any]) -> bool:
+    """Whether the recordings are others than a checkpoint's, wherever they lie; older checkpoints hold no order."""
+    now = (data.identity["sha256"], data.identity["noise_sha256"], data.order)
+    return now != (state["data"], state.get("noise"), state.get("order", data.order))
 
 
 def _clipped(loop: Loop, params: QuantParams) -> float:

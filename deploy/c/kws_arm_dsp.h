@@ -49,31 +49,54 @@ static inline int32_t kws_add_odd(int32_t pair, int32_t word)
     return sum;
 }
 
-/* Whether all channels can be requantized fast: under single rounding, with right = 33 and above, (acc multiplier +
- * 2^(right - 1)) / 2^right + Z is (high word of acc multiplier / 2^(right - 33) + 2 Z + 1) / 2, each rounded down. */
-static inline int kws_is_fast(const kws_requant *requant, int32_t channels)
+/* How all channels of an op are requantized. Fast is where every M = M0 / 2^(n + 31) has n >= 2; M0 >= 2^30 then. */
+typedef enum { KWS_FAST_SINGLE, KWS_FAST_TFLM, KWS_ONE_BY_ONE } kws_fast;
+
+static inline kws_fast kws_fast_of(const kws_requant *requant, int32_t channels)
 {
     const int32_t n = requant->per_channel ? channels : 1;
     int32_t i;
     for (i = 0; i < n; i++)
         if (requant->shift[i] > -2)
-            return 0;
-    return requant->rounding == KWS_SINGLE;
+            return KWS_ONE_BY_ONE;
+    return requant->rounding == KWS_SINGLE ? KWS_FAST_SINGLE : KWS_FAST_TFLM;
 }
 
-/* right - 33 = -2 - shift, in the lowest byte, which is all that a shift by a register reads */
-static inline int32_t kws_fast_right(int32_t shift)
+/* What the fast ways make of a channel's multiplier and shift. Of `right` a shift reads the lowest byte alone. */
+typedef struct {
+    int32_t multiplier, right;
+} kws_fast_scale;
+
+static inline kws_fast_scale kws_fast_scale_of(int32_t multiplier, int32_t shift, kws_fast way)
 {
-    return 254 - shift;
+    const int32_t tflm = way == KWS_FAST_TFLM;
+    kws_fast_scale scale;
+    scale.multiplier = (int32_t)((uint32_t)multiplier << tflm);
+    scale.right = 254 + tflm - shift;
+    return scale;
 }
 
-/* Saturated to int8, not yet clamped; `odd` is 2 Z + 1. The high word is below 2^30. */
-static inline int8_t kws_fast_requantize(int32_t acc, int32_t multiplier, int32_t right, int32_t odd)
+/* Saturated to int8, not yet clamped; `odd` is 2 Z + 1. (acc M0 + 2^(n + 30)) / 2^(n + 31) + Z, rounded down, is
+ * (high word of acc M0 / 2^(n - 2) + odd) / 2. */
+static inline int8_t kws_fast_single(int32_t acc, kws_fast_scale scale, int32_t odd)
 {
     int32_t y;
     __asm__("smmul %0, %1, %2\n\tasr %0, %0, %3\n\tadd %0, %0, %4\n\tssat %0, #8, %0, asr #1"
             : "=&r"(y)
-            : "r"(acc), "r"(multiplier), "r"(right), "r"(odd));
+            : "r"(acc), "r"(scale.multiplier), "r"(scale.right), "r"(odd));
+    return (int8_t)y;
+}
+
+/* The same under tflm. smmlar gives the high word of 2 acc M0 + 2^31, which is the doubling high multiply, for any acc:
+ * read as int32, 2 M0 is 2^32 too small, and acc is added for that. Where the word is negative 1 is taken off, so that
+ * its ties go down; then as above: (it / 2^(n - 1) + odd) / 2. */
+static inline int8_t kws_fast_tflm(int32_t acc, kws_fast_scale scale, int32_t odd)
+{
+    int32_t y;
+    __asm__("smmlar %0, %1, %2, %1\n\tadd %0, %0, %0, asr #31\n\tasr %0, %0, %3\n\t"
+            "add %0, %0, %4\n\tssat %0, #8, %0, asr #1"
+            : "=&r"(y)
+            : "r"(acc), "r"(scale.multiplier), "r"(scale.right), "r"(odd));
     return (int8_t)y;
 }
 
@@ -84,7 +107,7 @@ static __attribute__((noinline, unused)) int8_t kws_any_requantize(
     return kws_requantize(requant, channel, acc);
 }
 
-/* What kws_fast_requantize left to do; clamping what was saturated is clamping what was not. */
+/* What the fast ways left to do; clamping what was saturated is clamping what was not. */
 static inline void kws_clamp_all(const kws_requant *requant, int8_t *values, int32_t n)
 {
     int32_t i;

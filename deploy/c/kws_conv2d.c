@@ -116,13 +116,22 @@ static inline tile multiply(tile sums, const int32_t *x, const int8_t *w, int32_
 }
 
 /* Requantizes and stores four sums of a channel, `step` apart; saturated, not yet clamped */
-static inline void store_fast(tile sums, int32_t multiplier, int32_t right, int32_t odd, int8_t *to, int32_t step)
+static inline void store_single(tile sums, kws_fast_scale scale, int32_t odd, int8_t *to, int32_t step)
 {
     int8_t *third = to + 2 * step;
-    to[0] = kws_fast_requantize(sums.a, multiplier, right, odd);
-    to[step] = kws_fast_requantize(sums.b, multiplier, right, odd);
-    third[0] = kws_fast_requantize(sums.c, multiplier, right, odd);
-    third[step] = kws_fast_requantize(sums.d, multiplier, right, odd);
+    to[0] = kws_fast_single(sums.a, scale, odd);
+    to[step] = kws_fast_single(sums.b, scale, odd);
+    third[0] = kws_fast_single(sums.c, scale, odd);
+    third[step] = kws_fast_single(sums.d, scale, odd);
+}
+
+static inline void store_tflm(tile sums, kws_fast_scale scale, int32_t odd, int8_t *to, int32_t step)
+{
+    int8_t *third = to + 2 * step;
+    to[0] = kws_fast_tflm(sums.a, scale, odd);
+    to[step] = kws_fast_tflm(sums.b, scale, odd);
+    third[0] = kws_fast_tflm(sums.c, scale, odd);
+    third[step] = kws_fast_tflm(sums.d, scale, odd);
 }
 
 /* The same in whichever way, once in the program */
@@ -137,7 +146,7 @@ static __attribute__((noinline)) void store_any(
 
 /* All channels of four positions, whose outputs lie `step` apart */
 static void four_positions(
-    const kws_affine *op, const int32_t *columns, int32_t size, int8_t *output, int32_t step, int fast)
+    const kws_affine *op, const int32_t *columns, int32_t size, int8_t *output, int32_t step, kws_fast way)
 {
     /* copies, which writing to the output cannot change */
     const int32_t *bias = op->bias, *multiplier = op->requant.multiplier;
@@ -153,10 +162,15 @@ static void four_positions(
         if (zw)
             sums.a -= offset[0], sums.b -= offset[1], sums.c -= offset[2], sums.d -= offset[3];
         sums = multiply(sums, columns, weight, size);
-        if (fast)
-            store_fast(sums, multiplier[i & mask], kws_fast_right(shift[i & mask]), odd, output + i, step);
-        else
+        if (way == KWS_FAST_SINGLE) {
+            const kws_fast_scale scale = kws_fast_scale_of(multiplier[i & mask], shift[i & mask], KWS_FAST_SINGLE);
+            store_single(sums, scale, odd, output + i, step);
+        } else if (way == KWS_FAST_TFLM) {
+            const kws_fast_scale scale = kws_fast_scale_of(multiplier[i & mask], shift[i & mask], KWS_FAST_TFLM);
+            store_tflm(sums, scale, odd, output + i, step);
+        } else {
             store_any(&op->requant, i, sums.a, sums.b, sums.c, sums.d, output + i, step);
+        }
         __asm__("" : "+r"(i)); /* so that one index is kept and not a pointer for each array */
     }
 }
@@ -167,7 +181,7 @@ void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8
     const kws_affine *op = (const kws_affine *)op_;
     const kws_window *w = &op->window;
     const int32_t size = w->kernel_h * w->kernel_w * w->in_c, positions = w->out_h * w->out_w;
-    const int fast = kws_is_fast(&op->requant, w->out_c);
+    const kws_fast way = kws_fast_of(&op->requant, w->out_c);
     const int32_t at_once = positions < COLUMNS ? 1 : COLUMNS, step = positions < COLUMNS ? 0 : 1;
     int32_t *columns = (int32_t *)scratch;
     int32_t position, i;
@@ -178,9 +192,9 @@ void kws_conv2d(const void *op_, const int8_t *input, const int8_t *input2, int8
             const int32_t p = begin + i * step;
             gather(op, input, p / w->out_w, p % w->out_w, columns + i);
         }
-        four_positions(op, columns, size, output + begin * w->out_c, step * w->out_c, fast);
+        four_positions(op, columns, size, output + begin * w->out_c, step * w->out_c, way);
     }
-    if (fast)
+    if (way != KWS_ONE_BY_ONE)
         kws_clamp_all(&op->requant, output, positions * w->out_c);
 }
 

@@ -113,9 +113,7 @@ enum { GROUP = 4, MOST_TAPS = 12 };
 /* What all outputs of four channels have in common. A tap is (w - Zw) of channels 0 and 2, and of 1 and 3. */
 typedef struct {
     int32_t bias[GROUP];
-    struct {
-        int32_t multiplier, right;
-    } scale[GROUP];
+    kws_fast_scale scale[GROUP];
     int32_t taps[MOST_TAPS][2];
 } four_channels;
 
@@ -125,15 +123,14 @@ static int32_t minus_twice(int32_t zero_point)
     return (int32_t)((uint32_t)-zero_point << 16 | ((uint32_t)-zero_point & 0xffff));
 }
 
-static void take_channels(const kws_affine *op, int32_t channel, four_channels *to)
+static void take_channels(const kws_affine *op, int32_t channel, kws_fast way, four_channels *to)
 {
     const int32_t minus_zw = minus_twice(op->weight_zero_point), n = op->window.kernel_h * op->window.kernel_w;
     int32_t i;
     for (i = 0; i < GROUP; i++) {
         const int32_t at = op->requant.per_channel ? channel + i : 0;
         to->bias[i] = op->bias[channel + i];
-        to->scale[i].multiplier = op->requant.multiplier[at];
-        to->scale[i].right = kws_fast_right(op->requant.shift[at]);
+        to->scale[i] = kws_fast_scale_of(op->requant.multiplier[at], op->requant.shift[at], way);
     }
     for (i = 0; i < n; i++) {
         const int32_t word = kws_load4(op->weight + i * op->window.out_c + channel);
@@ -159,7 +156,7 @@ static void take_channels(const kws_affine *op, int32_t channel, four_channels *
 /* Four channels of a column of outputs: n taps a row of the kernel, kernels being up to three wide. `from` is in row 0
  * of the input, `taps` in row 0 of the kernel. */
 static void one_column(const kws_affine *op, const four_channels *four, int32_t channel, const int8_t *from,
-                       const int32_t *taps, int32_t n, int8_t *to, int fast)
+                       const int32_t *taps, int32_t n, int8_t *to, kws_fast way)
 {
     /* copies, which writing to the output cannot change */
     const int32_t in_h = op->window.in_h, kernel_h = op->window.kernel_h, stride = op->window.stride_h;
@@ -188,11 +185,16 @@ static void one_column(const kws_affine *op, const four_channels *four, int32_t 
         else if (n == 1)
             for (; rows > 0; rows--, x += x_row, w += w_skip)
                 ADD_TAPS(TAP(""));
-        if (fast) {
-            to[0] = kws_fast_requantize(a, four->scale[0].multiplier, four->scale[0].right, odd);
-            to[1] = kws_fast_requantize(b, four->scale[1].multiplier, four->scale[1].right, odd);
-            to[2] = kws_fast_requantize(c, four->scale[2].multiplier, four->scale[2].right, odd);
-            to[3] = kws_fast_requantize(d, four->scale[3].multiplier, four->scale[3].right, odd);
+        if (way == KWS_FAST_SINGLE) {
+            to[0] = kws_fast_single(a, four->scale[0], odd);
+            to[1] = kws_fast_single(b, four->scale[1], odd);
+            to[2] = kws_fast_single(c, four->scale[2], odd);
+            to[3] = kws_fast_single(d, four->scale[3], odd);
+        } else if (way == KWS_FAST_TFLM) {
+            to[0] = kws_fast_tflm(a, four->scale[0], odd);
+            to[1] = kws_fast_tflm(b, four->scale[1], odd);
+            to[2] = kws_fast_tflm(c, four->scale[2], odd);
+            to[3] = kws_fast_tflm(d, four->scale[3], odd);
         } else {
             to[0] = kws_any_requantize(&op->requant, channel, a);
             to[1] = kws_any_requantize(&op->requant, channel + 1, b);
@@ -208,23 +210,23 @@ void kws_depthwise_conv2d(const void *op_, const int8_t *input, const int8_t *in
 {
     const kws_affine *op = (const kws_affine *)op_;
     const kws_window *w = &op->window;
-    const int fast = kws_is_fast(&op->requant, w->out_c);
+    const kws_fast way = kws_fast_of(&op->requant, w->out_c);
     const int fits = w->in_c == w->out_c && w->kernel_w <= 3 && w->kernel_h * w->kernel_w <= MOST_TAPS;
     four_channels four;
     int32_t x, c;
     (void)input2;
     (void)scratch;
     for (c = 0; c + GROUP <= w->out_c && fits; c += GROUP) {
-        take_channels(op, c, &four);
+        take_channels(op, c, way, &four);
         for (x = 0; x < w->out_w; x++) {
             const int32_t left = x * w->stride_w - w->pad_left;
             const int32_t first = kws_first(left), n = kws_last(left, w->kernel_w, w->in_w) - first;
             const int8_t *from = input + (left + first) * w->in_c + c;
-            one_column(op, &four, c, from, four.taps[first], n, output + x * w->out_c + c, fast);
+            one_column(op, &four, c, from, four.taps[first], n, output + x * w->out_c + c, way);
         }
     }
     some_channels(op, input, output, c, w->out_c);
-    if (fast)
+    if (way != KWS_ONE_BY_ONE)
         kws_clamp_all(&op->requant, output, w->out_h * w->out_w * w->out_c);
 }
 

@@ -9,6 +9,7 @@ to the model's prefix, so that two models link into one program.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,7 @@ def export(
     program = compile_graph(graph)
     if len(labels) != program.output_size:
         raise UsageError(f"{len(labels)} labels do not fit {program.output_size} outputs")
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))  # Path.resolve raises where a link leads to itself
     _check_folder(folder)
     files, sizes = _files(graph, program, frontend, labels, name, provenance or {}, listener)
     manifest = {"made_by": "kws export --to c", "name": name, "files": sorted(files)}

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,6 +32,16 @@ class PathType(click.Path):
         if value == "":
             raise UsageError("an empty path", where=param.get_error_hint(ctx) if param else None, hint="name it")
         return super().convert(value, param, ctx)
+
+
+class NumberRange(click.FloatRange):
+    """click's range, which NaN passes, being neither above nor below."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("NaN is no number.", param, ctx)
+        return number
 
 
 PATH = PathType()
@@ -95,6 +106,16 @@ def check_picture(path: Path | None) -> None:
     check_output(path)
     if path is not None:
         require_matplotlib()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Has the system's errors name the file, which those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def require_matplotlib() -> None:

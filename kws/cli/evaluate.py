@@ -23,7 +23,9 @@ SPLITS = ("testing", "validation", "training", "all")
 @click.option("--split", type=click.Choice(SPLITS), help="Whose clips.  [default: testing]")
 @click.option("--stream", type=PATH, help="A folder of recordings, X.txt or X.json beside each: detection is measured.")
 @click.option("--negatives", type=PATH, help="A folder of recordings without a keyword, for false accepts.")
-@click.option("--tolerance-ms", type=click.IntRange(0), help="Between the ends of word and event.  [default: 300]")
+@click.option(
+    "--tolerance-ms", type=click.IntRange(0, 60_000), help="Between the ends of word and event.  [default: 300]"
+)
 @click.option(
     "--det",
     type=PATH,

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kws.cli.common import check_picture, columns, progress
+from kws.cli.common import check_output, check_picture, columns, progress, writing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kws.model import Model
+
+DET_SUFFIX = ".det.json"  # of the numbers beside the picture
 
 
 def run_streams(
@@ -29,6 +31,7 @@ def run_streams(
     if det and det.suffix != ".png":
         raise UsageError("is no name for a PNG", where=det)
     check_picture(det)
+    check_output(det and det.with_suffix(DET_SUFFIX))
     if (noise is None) != (snr is None):
         raise UsageError("--noise and --snr belong together")
     gains = [0.0] if gain is None else _numbers(gain, "--gain")
@@ -74,7 +77,10 @@ def _sound(noise: Path, sample_rate: int, broken: list[str]) -> NDArray[Any]:
             broken.append(str(error))
     if not found:
         raise AudioError(f"no noise can be read, the first: {broken[0]}")
-    return np.concatenate(found)
+    sound = np.concatenate(found)
+    if not sound.any():
+        raise AudioError("is silent: it cannot be mixed in at a ratio", where=noise)
+    return sound
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -130,5 +136,8 @@ def _det(model: Model, stream: Path | None, negatives: Path | None, tolerance: f
         ]
         for keyword, points in curves.items()
     }
-    out.with_suffix(".det.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    plot_det(curves, out)
+    numbers = out.with_suffix(DET_SUFFIX)
+    with writing(numbers):
+        numbers.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with writing(out):
+        plot_det(curves, out)

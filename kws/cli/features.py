@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kws.cli.common import PATH, PRESETS, load_model, verbose_option
+from kws.cli.common import PATH, PRESETS, load_model, verbose_option, writing
 from kws.errors import UsageError
 
 
@@ -54,7 +54,7 @@ def features(
         raise UsageError(f"{len(samples)} samples are fewer than one frame of {config.frame_length}", where=file)
     params = loaded.graph.input_params if loaded else None
     if npy:
-        with npy.open("wb") as stream:  # np.save would append .npy to another name
+        with writing(npy), npy.open("wb") as stream:  # np.save would append .npy to another name
             if npy.suffix.lower() == ".npz":
                 domain = params or choose_params(float(values.min()), float(values.max()))  # as in the picture
                 q = input_features(samples, config, domain)
@@ -62,4 +62,5 @@ def features(
             else:
                 np.save(stream, values)
     if png:
-        plot_features(samples, config, png, params=params, title=file.name)
+        with writing(png):
+            plot_features(samples, config, png, params=params, title=file.name)

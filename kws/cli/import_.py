@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from kws.cli.common import PATH, PRESETS
+from kws.cli.common import PATH, PRESETS, check_output
 from kws.errors import UsageError
 
 
@@ -27,6 +28,9 @@ def import_(file: Path, out: Path, labels: str | None, preset: str | None) -> No
     """
     from kws.importing import import_tflite
 
+    check_output(out)
+    if os.path.realpath(out) == os.path.realpath(file):
+        raise UsageError("would be written over the file that is imported", where=out, hint="give --out another name")
     model = import_tflite(file, labels=None if labels is None else _names(labels), preset=preset)
     model.save(out)
     heard = "" if model.frontend else "; without a front-end it hears no sound"
@@ -37,6 +41,8 @@ def import_(file: Path, out: Path, labels: str | None, preset: str | None) -> No
 def _names(labels: str) -> list[str]:
     """The labels of a file, or those between commas."""
     path = Path(labels)
+    if "," not in labels and (path.suffix == ".txt" or len(path.parts) > 1) and not path.is_file():
+        raise UsageError("no such file of labels", where=labels, hint="names have commas between")
     if "," in labels or not path.is_file():
         return [name.strip() for name in labels.split(",")]
     try:

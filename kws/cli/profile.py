@@ -31,7 +31,7 @@ def profile(model: str, budget: str | None, cores: tuple[str, ...], as_json: boo
     from deploy.profile import profile as measure
     from kws.detector import Detector
 
-    limits = parse_budget(budget) if budget else {}
+    limits = {} if budget is None else parse_budget(budget)
     loaded = load_model(model)
     listen = None if loaded.frontend is None else Detector(loaded).listen()
     profiles = [measure(loaded.graph, core, listen) for core in cores or CORES]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kws.cli.common import PathType
+from kws.cli.common import NumberRange, PathType
 
 if TYPE_CHECKING:
     from training.report import Progress
@@ -65,11 +65,9 @@ _FOLDER = PathType(file_okay=False)
     show_default=True,
     help="Rounding rule of the integer graph.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Float epochs. [default: by the size of the corpus]")
-@click.option(
-    "--pitch", type=click.FloatRange(0, 12), default=0.0, help="Vary the pitch by up to so many semitones (slow)."
-)
-@click.option("--tempo", type=click.FloatRange(0, 0.5), default=0.0, help="Vary the tempo by up to this share (slow).")
+@click.option("--epochs", type=click.IntRange(1, 1_000_000), help="Float epochs. [default: by the size of the corpus]")
+@click.option("--pitch", type=NumberRange(0, 12), default=0.0, help="Vary the pitch by up to so many semitones (slow).")
+@click.option("--tempo", type=NumberRange(0, 0.5), default=0.0, help="Vary the tempo by up to this share (slow).")
 @click.option(
     "--broken",
     type=click.Choice(["skip", "fail"]),

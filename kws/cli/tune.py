@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kws.cli.common import PATH, check_output, check_picture, columns, load_model, model_option, progress
+from kws.cli.common import PATH, check_output, check_picture, columns, load_model, model_option, progress, writing
 
 if TYPE_CHECKING:
     from kws.tune import Tuning
+
+MOST_FALSE = 1e6  # false accepts an hour: more than there are windows
 
 
 @click.command()
@@ -36,11 +38,13 @@ def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: P
     from kws.tune import tune as run
 
     target = out or resolve(model)
-    if not math.isfinite(max_fa_per_hour):
+    if not max_fa_per_hour <= MOST_FALSE:
         raise UsageError(f"--max-fa-per-hour {max_fa_per_hour} is not a number of false accepts")
     check_output(target)
     check_picture(png)
-    if target.resolve().parent == SHIPPED.resolve():
+    if png is not None and os.path.realpath(png) == os.path.realpath(target):
+        raise UsageError("would be written over the model", where=png, hint="give the picture another name")
+    if os.path.dirname(os.path.realpath(target)) == os.path.realpath(SHIPPED):
         raise UsageError("a model that ships is not changed", hint="give --out FILE.kws")
     with progress("tuning") as update:
         tuned, tuning = run(load_model(model), data, negatives, max_fa_per_hour, progress=update)
@@ -50,7 +54,8 @@ def tune(model: str, data: Path, negatives: Path, max_fa_per_hour: float, out: P
     if png:
         from kws.plot import plot_tuning
 
-        plot_tuning(tuning, png)
+        with writing(png):
+            plot_tuning(tuning, png)
     for line in tuning.broken:
         click.echo(f"kws: {line}", err=True)
     return 1 if tuning.broken else 0

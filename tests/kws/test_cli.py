@@ -282,6 +282,7 @@ def test_features_are_not_written_over_the_recording(
         (("infer", "x.wav", "--format", "xml"), 2, "'xml' is not one of"),
         (("infer", "x.wav", "--model", "nobody"), 1, "kws: model 'nobody': is no file, run folder or shipped model"),
         (("evaluate", "--data", "."), 1, "kws: "),
+        (("evaluate", "--stream", ".", "--tolerance-ms", "9" * 400), 2, "is not in the range 0<=x<=60000"),
         (("evaluate", "--split", "all"), 2, "kws: give either --data, or --stream and --negatives"),
         (("features", "x.wav"), 2, "kws: nothing to write (give --png OUT.png, --npy OUT.npy or both)"),
         (("features", "x.wav", "--npy", "x.npy"), 1, "kws: x.wav: no such file"),

@@ -227,6 +227,12 @@ def test_a_folder_is_no_file_to_write(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("option", ["--png", "--npy"])
+def test_a_full_disk_is_named(capsys: pytest.CaptureFixture[str], tone_file: ToneFile, option: str) -> None:
+    path = tone_file("a.wav", 2, ("low", 0.5, 0.4))
+    assert run(capsys, "features", path, option, "/dev/full") == (1, "", "kws: /dev/full: No space left on device\n")
+
+
 # ---- one of many -----------------------------------------------------------------------------------------------------
 
 

@@ -132,6 +132,10 @@ def test_broken_clip_with_brackets_in_its_path_is_named(
         (["--preset", "mfb41"], 2, "mfb41"),
         (["--data", "nowhere"], 1, "nowhere: no such folder"),
         (["--epochs", "0"], 2, "--epochs"),
+        (["--epochs", "9" * 30], 2, "--epochs"),
+        (["--pitch", "nan"], 2, "--pitch': NaN is no number"),
+        (["--tempo", "nan"], 2, "--tempo': NaN is no number"),
+        (["--data", "loop"], 1, "loop: no such folder"),
         (["--data", "."], 1, "no recordings in it"),
     ],
 )
@@ -139,12 +143,14 @@ def test_mistakes_are_one_line(
     words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     change: list[str], code: int, message: str,
 ) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("loop").symlink_to("loop")
     assert main(arguments(words, tmp_path / "run", *change)) == code
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("kws: ") or code == 2  # without an empty line before it
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "loop"]
 
 
 def test_other_words_that_cannot_be_read_are_named(words: Path, tmp_path: Path) -> None:

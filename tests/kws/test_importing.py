@@ -123,3 +123,17 @@ def test_files_that_cannot_be_read_are_named(capsys: pytest.CaptureFixture[str],
     text.write_bytes(b"\xff\xfe")
     code, _, err = run(capsys, "import", missing, "--out", out, "--labels", text)
     assert (code, err) == (2, f"kws: {text}: is not text in UTF-8\n")
+    code, _, err = run(capsys, "import", missing, "--out", out, "--labels", "names.txt")
+    assert (code, err) == (2, "kws: names.txt: no such file of labels (names have commas between)\n")
+
+
+def test_what_is_imported_is_not_written_over(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    before = file.read_bytes()
+    code, _, err = run(capsys, "import", file, "--out", file.name)
+    assert (code, err) == (
+        2, f"kws: {file.name}: would be written over the file that is imported (give --out another name)\n"
+    )  # fmt: skip
+    assert file.read_bytes() == before

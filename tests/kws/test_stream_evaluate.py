@@ -248,7 +248,12 @@ def test_the_command_line_tunes_evaluates_and_draws(words: Path, negatives: Path
     (["evaluate", "--data", "x", "--tolerance-ms", "0"], "--tolerance-ms belongs to --stream"),
     (["evaluate", "--stream", "x", "--split", "testing"], "--split belongs to --data"),
     (["evaluate", "--stream", "x", "--det", "x.json"], "x.json: is no name for a PNG"),
-    (["tune", "--data", "x", "--negatives", "y", "--out", "z.kws", "--max-fa-per-hour", "inf"], "inf is not a number"),
+    *(
+        (["tune", "--data", "x", "--negatives", "y", "--out", "z.kws", "--max-fa-per-hour", rate], "is not a number")
+        for rate in ("inf", "nan", "1e308")
+    ),
+    (["tune", "--data", "x", "--negatives", "y", "--out", "z.png", "--png", "./z.png"], "z.png: would be written over"),
+    (["profile", "--budget", ""], "budget '' is not understood"),
     (["tune", "--data", "x", "--negatives", "y", "--out", "no/z.kws"], "no/z.kws: is in no folder that exists"),
 ])  # fmt: skip
 def test_wrong_usage_is_one_line(arguments: list[str], said: str, capsys: Any) -> None:
@@ -256,6 +261,33 @@ def test_wrong_usage_is_one_line(arguments: list[str], said: str, capsys: Any) -
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_noise_that_is_silent_cannot_be_mixed_in(tmp_path: Path, capsys: Any) -> None:
+    soundfile.write(tmp_path / "silence.wav", np.zeros(1600), 16000)
+    noise = ["--noise", str(tmp_path / "silence.wav"), "--snr", "10"]
+    assert main(["evaluate", "--stream", str(DATA / "recordings"), *noise]) == 1
+    assert capsys.readouterr().err == f"kws: {tmp_path}/silence.wav: is silent: it cannot be mixed in at a ratio\n"
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("a.txt", "0.5\t0.9\tyes\n1e300\t1e301\tyes\n"),
+    ("a.json", '{"keywords_known": true, "segments": [{"start": 1e300, "end": 1e301, "keywords": ["yes"]}]}'),
+])  # fmt: skip
+def test_words_behind_the_end_of_a_recording_are_not_missed_words(
+    name: str, text: str, tmp_path: Path, capsys: Any
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    (tmp_path / name).write_text(text)
+    assert main(["evaluate", "--stream", str(tmp_path)]) == 1
+    said = f"kws: {tmp_path}/a.wav: what is written down begins at 1e+300 s, behind the end of 1 s "
+    assert capsys.readouterr().err == said + "(is it another recording's?)\n"
+
+
+def test_the_numbers_of_a_picture_are_checked_before_the_work(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "x.det.json").mkdir()
+    assert main(["evaluate", "--stream", "nowhere", "--det", str(tmp_path / "x.png")]) == 2
+    assert capsys.readouterr().err == f"kws: {tmp_path}/x.det.json: is a folder, not a file to write\n"
 
 
 class _Input:

@@ -58,6 +58,11 @@ def test_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "c.pt")
 
 
+def test_folder_for_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        checkpoint.load(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
 def test_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.pt").write_bytes(content)

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from benchmarks.compose import FADE, MARGIN, PAUSE, SNR_DB, WORD_RMS, Spoken, compose, cut, deal
+from benchmarks.compose import FADE, MARGIN, PAUSE, SNR_DB, WORD_RMS, Spoken, compose, cut, deal, main
 from kws.errors import DataError
 from training.dataset import Clip
 
@@ -49,8 +52,36 @@ def test_speakers_are_in_one_recording_and_words_come_once() -> None:
 
 
 def test_too_few_words_are_refused() -> None:
-    with pytest.raises(DataError, match="too few words for recording 1 of 2"):
+    with pytest.raises(
+        DataError, match=r"2 speakers do not suffice for 2 recordings: those of recording 1 have . of 1 "
+    ):
         list(deal([spoken("up", "a"), spoken("no", "b")], ["up"], 2, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ([], 1, r"Error: \S+, validation: 0 speakers do not suffice for 20 recordings: .*\(compose fewer recordings"),
+        (["--data", "nowhere"], 1, "Error: nowhere: no such folder"),
+        (["--split", "mine"], 2, "Error: .* 'mine' is not one of 'training', 'validation', 'testing'"),
+        (["--count", "0"], 2, "Error: .* 0 is not in the range x>=1"),
+    ],
+)
+def test_what_cannot_be_composed_is_one_line(
+    tones: Path, tmp_path: Path, options: list[str], code: int, said: str
+) -> None:
+    result = CliRunner().invoke(main, ["--data", str(tones), "--out", str(tmp_path), *options])
+    assert result.exit_code == code
+    assert re.match(said, result.stderr.splitlines()[-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_without_noise_is_refused(tones: Path, tmp_path: Path) -> None:
+    shutil.copytree(tones, tmp_path / "data")
+    (tmp_path / "data" / "_background_noise_" / "hum.wav").unlink()
+    result = CliRunner().invoke(main, ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "_background_noise_: holds no recorded noise" in result.stderr
 
 
 def test_truth_pauses_and_noise_are_as_asked() -> None:

@@ -97,6 +97,33 @@ def test_interrupted_and_resumed_gives_the_same_bits(
     )
 
 
+def test_resume_with_moved_recordings_gives_the_same_bits(trained: recipe.Trained, tones: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tones, tmp_path / "first"))
+    config = config_for(data, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(config, progress=Interrupt("float", 2))
+    moved = config_for(data.rename(tmp_path / "second"), (tmp_path / "run").rename(tmp_path / "moved run"))
+    resumed = recipe.train(moved, resume=True)
+    whole, again = (checkpoint.load(run / "checkpoint.pt") for run in (trained.run, resumed.run))
+    assert all(torch.equal(whole["model"][name], again["model"][name]) for name in whole["model"])
+    assert np.array_equal(trained.logits, resumed.logits)
+
+
+def test_resume_with_folders_in_another_order_is_refused(tones: Path, tmp_path: Path) -> None:
+    """The draws of an epoch are by place: they would be of other clips."""
+    second = tmp_path / "more"
+    (second / "low").mkdir(parents=True)
+    for i, clip in enumerate(sorted((tones / "low").iterdir())[:3]):
+        shutil.copy(clip, second / "low" / f"t{i}_nohash_0.wav")
+    (second / "validation_list.txt").touch()
+    config = dataclasses.replace(config_for(tones, tmp_path / "run"), data=(tones, second))
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(config, progress=Interrupt("float", 1))
+    for other in ({"data": (second, tones)}, {"data": (tones,), "train_only": (second,)}):
+        with pytest.raises(DataError, match=r"the recordings changed .*\(give the folders of the first command"):
+            recipe.train(dataclasses.replace(config, **other), resume=True)
+
+
 def test_resume_of_a_finished_training_changes_nothing(trained: recipe.Trained, tones: Path) -> None:
     again = recipe.train(config_for(tones, trained.run), resume=True)
     assert np.array_equal(again.logits, trained.logits)

@@ -61,28 +61,29 @@ class _Block(nn.Module):
 
 STEM_CHANNELS = 16
 STEM_KERNEL = (3, 5)  # frames, bands
+STEM_STRIDES = (1, 2)  # in time, of its two convolutions
 STREAM_CHANNELS = (48, 64, 80, 112)
-STREAM_KERNELS = (7, 5, 5)
-STREAM_STRIDES = (2, 2, 1)  # an output for 4 frames: 40 ms at a hop of 10
+STREAM_KERNELS = (5, 5, 5)
+STREAM_STRIDES = (1, 2, 1)  # an output for 4 frames: 40 ms at a hop of 10
 
 
 class TcStream(KeywordNetwork):
     """Float features (B, 1, T, F) -> logits (B, n_labels): a stem that moves over time and bands, then 1-D blocks.
 
     The stem finds the same pattern in any band, which 1-D convolutions must learn for each; it halves the bands twice.
-    Nothing pads in time, so it streams. A column of the last layer sees 79 frames; of the five that a window of 98
-    gives, the mean is taken, so that a word may lie anywhere in it. Raises UsageError where T is below 79.
+    Nothing pads in time, so it streams. A column of the last layer sees 77 frames; of the six that a window of 98
+    gives, the mean is taken, so that a word may lie anywhere in it. Raises UsageError where T is below 77.
     """
 
     def __init__(self, input_shape: tuple[int, int], n_labels: int, *, dropout: float = 0.2) -> None:
         time, features = input_shape
         stem, bands = [], features
-        for in_channels in (1, STEM_CHANNELS):
+        for in_channels, stride in zip((1, STEM_CHANNELS), STEM_STRIDES, strict=True):
             bands, before, behind = same_padding(bands, STEM_KERNEL[1], 2)
             padding = ((0, 0), (before, behind))
-            stem.append(ConvBn(in_channels, STEM_CHANNELS, STEM_KERNEL, stride=(1, 2), padding=padding))
+            stem.append(ConvBn(in_channels, STEM_CHANNELS, STEM_KERNEL, stride=(stride, 2), padding=padding))
         mix = ConvBn(bands * STEM_CHANNELS, STREAM_CHANNELS[0], (1, 1))
-        blocks, left = [], time - 2 * (STEM_KERNEL[0] - 1)
+        blocks, left = [], (time - 2 * STEM_KERNEL[0] + 1) // STEM_STRIDES[1] + 1
         layout = zip(pairwise(STREAM_CHANNELS), STREAM_KERNELS, STREAM_STRIDES, strict=True)
         for (before, after), kernel, stride in layout:
             block = _CroppedBlock(before, after, kernel, stride, left)
@@ -90,7 +91,7 @@ class TcStream(KeywordNetwork):
             left = block.time
         if left < 1:
             hint = "take preset mfb40-10ms, or network ds-cnn-s"
-            raise UsageError(f"tc-stream needs at least 79 frames, not {time}", hint=hint)
+            raise UsageError(f"tc-stream needs at least 77 frames, not {time}", hint=hint)
         super().__init__(
             nn.Sequential(*stem, FeaturesAsChannels(), mix), blocks,
             window=(left, 1), channels=STREAM_CHANNELS[-1], n_labels=n_labels, dropout=dropout,

@@ -54,6 +54,7 @@ class Listen:
     after: int
     pause: int
     late: int
+    early: int
     shortest: int
     longest: int
 
@@ -73,7 +74,7 @@ class Listen:
             "silence": self.silence, "smoothing": self.smoothing, "refractory": self.refractory,
             "n_keywords": len(self.thresholds),
             "thresholds": np.array(self.thresholds, np.int32), "releases": np.array(self.releases, np.int32),
-            "after": self.after, "pause": self.pause, "late": self.late,
+            "after": self.after, "pause": self.pause, "late": self.late, "early": self.early,
             "shortest": self.shortest, "longest": self.longest,
         }  # fmt: skip
 

@@ -9,8 +9,8 @@ to the next, in turn. CPU time of all threads, so that other work on the machine
 tenth. Those that are not installed are left out and named.
 
 * commands, windows: `Detector.step` of the model that ships, all of a window of 1 s every 40 ms.
-* tc-stream, columns: `Detector.step` of a network that streams: the new columns of each layer, every 40 ms. It is
-  untrained, which does not change its cost.
+* commands-stream, columns: the same of the model that ships beside it and streams: the new columns of each layer, every
+  40 ms.
 * commands in LiteRT: the same integers as a .tflite file, all of a window every 40 ms, by XNNPACK, LiteRT's default; on
   the new frames of each piece from torchaudio or from our front-end; the decision on its posteriors is ours.
 * pymicro-wakeword (microWakeWord): one wake word, a network that streams every 30 ms.
@@ -22,7 +22,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from host import date_and_cpu
 from numpy.typing import NDArray
-from streaming import PIECE, untrained
+from streaming import PIECE
 
 import kws
 from deploy import native
@@ -133,11 +132,10 @@ def contenders() -> tuple[dict[str, Contender], list[str]]:
     """By name, and what is not installed."""
     commands = kws.load("commands")
     params = commands.graph.input_params
-    frontend, detection = commands.hearing()
-    stream = replace(untrained("tc-stream", commands.labels), detection=detection)
+    frontend, _ = commands.hearing()
     found = {
         "commands, windows": ours(commands, "window of 1 s, 40 ms"),
-        "tc-stream, columns": ours(stream, "new columns, 40 ms"),
+        "commands-stream, columns": ours(kws.load("commands-stream"), "new columns, 40 ms"),
         "commands in LiteRT, torchaudio": litert(commands, torchaudio_features(commands)),
         "commands in LiteRT, our front-end": litert(commands, partial(input_features, config=frontend, params=params)),
     }

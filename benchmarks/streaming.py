@@ -5,7 +5,7 @@
 
 One recording of data/recordings, in turn, many times: sliding windows and streams of two networks, in pieces of 80 ms
 as a microphone gives them, and all at once; pieces in one call of C each, and with Python's loop between front-end,
-network and decision. tc-stream is untrained, which does not change its cost. Medians, and the fastest tenth.
+network and decision. Medians, and the fastest tenth.
 """
 
 from __future__ import annotations
@@ -13,43 +13,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
 from host import date_and_cpu
 
 import kws
 from deploy import native
 from features.audio import read_audio
-from features.config import get_preset
 from features.frontend import input_features
 from kws.cli.common import columns
-from kws.detector import DetectionConfig, Detector
-from kws.model import Model
+from kws.detector import Detector
 from kws.stream import Frames
-from training import qat
-from training.convert import convert
-from training.networks import registry
 
 ROOT = Path(__file__).parents[1]
 PIECE = 1280  # samples
 ROUNDS = 30
-
-
-def untrained(name: str, labels: tuple[str, ...]) -> Model:
-    """A model of random weights with the ranges of random features."""
-    torch.manual_seed(0)
-    frontend = get_preset("mfb40-10ms")
-    network = qat.prepare_qat(registry.build(name, frontend.input_shape[:2], len(labels)), qat.QuantScheme())
-    for _ in range(4):
-        network(torch.randn(16, 1, *frontend.input_shape[:2]) * 3)
-    qat.freeze(network)
-    graph = convert(network.eval(), frontend.input_shape)
-    return Model(graph, frontend, labels, DetectionConfig.default(frontend, len(labels) - 2))
 
 
 class Windows(Detector):
@@ -80,21 +61,20 @@ def main(out: Path | None) -> None:
     samples = read_audio(sorted((ROOT / "data/recordings").glob("*.wav"))[0], dtype="int16", sample_rate=16_000)
     seconds = len(samples) / 16_000
     commands = kws.load("commands")
-    stream = untrained("tc-stream", commands.labels)
-    stream = replace(stream, detection=commands.hearing()[1])
+    stream = kws.load("commands-stream")
     by_windows, by_columns, whole = Detector(commands), Detector(stream), Windows(stream)
     for detector in (by_windows, by_columns):
         assert detector.listener is not None  # which is made once
     calls: dict[str, Callable[[], object]] = {
-        "front-end alone, all at once": lambda: input_features(samples, stream.frontend, stream.graph.input_params),
+        "front-end alone, all at once": lambda: input_features(samples, stream.hearing()[0], stream.graph.input_params),
         "commands, windows, all at once": lambda: by_windows.trace(samples),
         "commands, windows, pieces of 80 ms, Python": lambda: in_python(by_windows, samples),
         "commands, windows, pieces of 80 ms, C": lambda: in_pieces(by_windows, samples),
-        "tc-stream, windows, all at once": lambda: whole.trace(samples),
-        "tc-stream, columns, all at once": lambda: by_columns.trace(samples),
-        "tc-stream, columns, all at once, C": lambda: by_columns.detect(samples),
-        "tc-stream, columns, pieces of 80 ms, Python": lambda: in_python(by_columns, samples),
-        "tc-stream, columns, pieces of 80 ms, C": lambda: in_pieces(by_columns, samples),
+        "commands-stream, windows, all at once": lambda: whole.trace(samples),
+        "commands-stream, columns, all at once": lambda: by_columns.trace(samples),
+        "commands-stream, columns, all at once, C": lambda: by_columns.detect(samples),
+        "commands-stream, columns, pieces of 80 ms, Python": lambda: in_python(by_columns, samples),
+        "commands-stream, columns, pieces of 80 ms, C": lambda: in_pieces(by_columns, samples),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):

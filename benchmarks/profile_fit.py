@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
+from deploy.boards import FOLDER, Board, build, emulate, run
 from deploy.export.c import export
 from deploy.graph import GraphBuilder
 from deploy.profile import work_of
 from deploy.program import compile_graph
 from kws.arithmetic.quant import QuantParams
 from tests.mcu.models import Network, networks
-from tests.mcu.run import BOARDS, Board, build, emulate, run
+from tests.mcu.run import BOARDS
 
 
 def other_ops() -> Network:
@@ -55,7 +56,7 @@ def main() -> None:
                 folder = Path(temporary) / "m"
                 export(network.graph, network.frontend, network.labels, folder, name="m")
                 (folder / "inputs.bin").write_bytes(network.inputs[:1].tobytes())
-                build(board, folder, "main.c")
+                build(board, folder, FOLDER / "main.c")
                 printed = [line.split() for line in emulate(board, folder).splitlines()]
                 code |= _code(board, folder)
             counts = [board.instructions(int(row[1])) for row in printed if row[0] == "layer"]

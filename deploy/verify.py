@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import native, reference
+from deploy import boards, native, reference
 from deploy.export import onnx, tflite
 from deploy.graph import Graph, Op
 from deploy.ops.conv2d import Conv2d
@@ -32,6 +33,8 @@ Run = Callable[[Graph, Int8], Int8]
 
 OP_INPUTS = 64
 """Inputs over which ops are compared one by one."""
+BOARD_INPUTS = 8
+"""Inputs that an emulated board has time for."""
 FLOAT32_ROUNDINGS = 8
 """Float32 roundings that an engine may make between the exact sum and the rounding to an integer."""
 
@@ -49,6 +52,8 @@ class Engine:
     rules: tuple[str, ...]
     equal: bool = False
     ops: Literal["", "equal", "ties"] = ""
+    most: int | None = None
+    """Inputs that it takes of those given, spread evenly; None: all."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Row:
 
 
 def engines() -> list[Engine]:
-    """Every engine but NumPy and PyTorch."""
+    """Every engine on this host but NumPy and PyTorch."""
     levels = native.levels() or ["portable"]
     return [
         *(Engine(f"C {level}", _native(level), tuple(ROUNDING), equal=True) for level in levels),
@@ -88,6 +93,15 @@ def engines() -> list[Engine]:
     ]  # fmt: skip
 
 
+def board_engines() -> list[Engine]:
+    """The C export on emulated microcontrollers."""
+    found = []
+    for board in (boards.M3, boards.M4, boards.M7, boards.M55):
+        run = partial(boards.run_board, board)
+        found.append(Engine(f"{board.name}, emulated", run, tuple(ROUNDING), equal=True, most=BOARD_INPUTS))
+    return found
+
+
 class Verifier:
     """Compares engines over the inputs `x`, int8 (N, *input_shape), N >= 1, of a checked graph."""
 
@@ -95,7 +109,7 @@ class Verifier:
         self._graph = graph
         self._logits = without_softmax(graph)
         self._x = x
-        self._some = x[np.linspace(0, len(x) - 1, min(OP_INPUTS, len(x))).astype(int)]
+        self._some = x[_spread(len(x), OP_INPUTS)]
         self._known: dict[tuple[str, str], Int8] = {}
         self._activations: dict[str, dict[str, Int8]] = {}
 
@@ -144,8 +158,9 @@ class Verifier:
 
     def _whole(self, engine: Engine, rule: str, part: str) -> Row:
         graph = self._logits if part == "logits" else self._graph
-        expected = self._expected(graph, rule)
-        actual = engine.run(graph.with_rounding(rule), self._x)
+        some = _spread(len(self._x), engine.most or len(self._x))
+        expected = self._expected(graph, rule)[some]
+        actual = engine.run(graph.with_rounding(rule), self._x[some])
         verdict = "counted" if not engine.equal else "equal" if np.array_equal(expected, actual) else "DIFFERS"
         return _row(engine.name, rule, part, expected, actual, verdict)
 
@@ -283,6 +298,11 @@ def _alone(graph: Graph, op: Op) -> Graph:
 def _in_groups_of_8(graph: Graph, op: Op) -> bool:
     """Not so are depthwise channels left over, which LiteRT without delegates rounds by another rule."""
     return op.kind != "depthwise_conv2d" or graph.tensors[op.output].shape[-1] % 8 == 0
+
+
+def _spread(n: int, most: int) -> NDArray[np.int64]:
+    """Up to `most` of n indices, the first and the last among them."""
+    return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
 
 
 def _row(engine: str, rule: str, part: str, expected: Int8, actual: Int8, verdict: str) -> Row:

@@ -30,11 +30,12 @@ def verify(model: str, inputs: Path | None) -> int:
     """Compare every engine with the NumPy executor.
 
     NumPy under the other rounding rules, C with every instruction set of this host, TensorFlow Lite Micro, LiteRT, ONNX
-    Runtime and PyTorch, each under the rounding rules that it speaks. Exit code 1 where a pair that must be equal is
+    Runtime, PyTorch, and the C export on emulated Cortex-M3, M4, M7 and M55 where qemu-system-arm and gcc-arm-none-eabi
+    are installed, each under the rounding rules that it speaks. Exit code 1 where a pair that must be equal is
     not, or where a difference that must be a float32 tie is not one; what is not installed or cannot hold the model is
     listed and not checked. docs/formats.md says what is compared.
     """
-    from deploy.verify import Engine, Verifier, engines, random_inputs
+    from deploy.verify import Engine, Verifier, board_engines, engines, random_inputs
 
     loaded = load_model(model)
     failed = 0
@@ -43,7 +44,7 @@ def verify(model: str, inputs: Path | None) -> int:
     else:
         x, failed = _windows(loaded, inputs)
     verifier = Verifier(loaded.graph, x)
-    compared = [*engines(), Engine("PyTorch", _torch, ("half_even",), ops="ties")]
+    compared = [*engines(), Engine("PyTorch", _torch, ("half_even",), ops="ties"), *board_engines()]
     rows: list[Row] = []
     with progress("verifying") as update:
         rows += verifier.rules()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy import native, reference, verify
+from deploy import boards, native, reference, verify
 from deploy.graph import Graph, GraphBuilder
-from deploy.verify import Engine, Row, Verifier, beside_tie, engines, random_inputs, without_softmax
+from deploy.verify import Engine, Row, Verifier, beside_tie, board_engines, engines, random_inputs, without_softmax
 from kws.arithmetic.quant import QuantParams
 from kws.cli.main import main
 from kws.errors import MissingExtraError, ModelError
@@ -22,6 +22,12 @@ from tests.deploy.tflite_graphs import every_op_of_tflite
 from training.torch_engine import TorchEngine
 
 RECORDING = Path(__file__).parents[2] / "data" / "bed" / "07c5129e_nohash_0.opus"
+
+
+@pytest.fixture(autouse=True)
+def no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a host without them: `make test-mcu` runs the boards."""
+    monkeypatch.setattr(boards, "ARM_TOOLS", {f"no-{tool}": package for tool, package in boards.ARM_TOOLS.items()})
 
 
 def _torch(graph: Graph, x: Any) -> Any:
@@ -128,6 +134,37 @@ def test_what_is_not_there_is_listed_and_not_checked() -> None:
         assert row.note == str(error).splitlines()[0]
 
 
+def test_boards_are_not_checked_where_the_emulator_is_missing() -> None:
+    rows = [row for engine in board_engines() for row in _rows(_ties_only(), engine)]
+    assert [row.engine for row in rows[::2]] == [f"Cortex-M{n}, emulated" for n in (3, 4, 7, 55)]
+    assert {(row.verdict, row.failed) for row in rows} == {("not installed", False)}
+    assert rows[0].note.startswith("gcc-arm-none-eabi is not installed")
+    assert "apt-get install gcc-arm-none-eabi qemu-system-arm" in rows[0].note
+
+
+@pytest.mark.parametrize(
+    ("wrong", "size", "verdict"), [(0, 900, "equal"), (1, 900, "DIFFERS"), (0, 1 << 20, "refused")]
+)
+def test_what_a_board_prints_is_compared(wrong: int, size: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = _ties_only()
+
+    def emulate(board: boards.Board, folder: Path) -> str:
+        assert (folder / "src" / "m.c").is_file()
+        x = np.frombuffer((folder / "inputs.bin").read_bytes(), np.int8).reshape(-1, *graph.input_shape)
+        y = reference.run(graph.with_rounding("tflm"), x)
+        y[-1, -1] ^= wrong
+        lines = ["layer 12", "run 34", *("output " + " ".join(map(str, row)) for row in y.tolist()), "stack 56"]
+        return "\n".join(lines)
+
+    monkeypatch.setattr(boards, "_require", lambda board: None)
+    monkeypatch.setattr(boards, "build", lambda *given: None)
+    monkeypatch.setattr(boards, "sizes", lambda *given: [size, 0, 0])
+    monkeypatch.setattr(boards, "emulate", emulate)
+    (row,) = _rows(graph, replace(board_engines()[-1], rules=("tflm",)), 18)
+    assert (row.verdict, row.different, row.failed) == (verdict, wrong, wrong == 1)
+    assert row.inputs == (0 if verdict == "refused" else verify.BOARD_INPUTS)
+
+
 def test_random_inputs_hold_the_ends_and_repeat() -> None:
     graph = _ties_only()
     x = random_inputs(graph)
@@ -152,6 +189,7 @@ def test_the_command_prints_the_table(deaf: Path, capfd: pytest.CaptureFixture[s
     out = capfd.readouterr().out
     assert "TFLM                      NumPy tflm       logits      100     500       0" in out
     assert "PyTorch: op 'concatenation': torch has no concatenation to compare with" in out
+    assert "Cortex-M55, emulated" in out
     assert out.endswith("everything that must be equal is, of what was checked\n")
 
 

@@ -30,11 +30,31 @@ from numpy.typing import NDArray
 
 from benchmarks.host import date_and_cpu
 from deploy import reference
+from deploy.boards import (
+    ARM_LIBRARY,
+    ARM_TOOLS,
+    FOLDER,
+    M3,
+    M4,
+    M7,
+    M55,
+    OPTIMIZE,
+    WARNINGS,
+    Board,
+    Failure,
+    build,
+    emulate,
+    run,
+    sizes,
+    sources,
+)
 from deploy.export.c import export
-from deploy.graph import Graph
+from deploy.graph import Graph, GraphBuilder
 from deploy.program import compile_graph
+from deploy.verify import Verifier, board_engines, random_inputs
 from features.fixed_frontend import OUTPUT, features_q16
 from features.float_frontend import frames_of
+from kws.arithmetic.quant import QuantParams
 from kws.arithmetic.requantize import requantize
 from kws.detector import Detector
 from kws.model import Model
@@ -44,8 +64,7 @@ from tests.mcu.models import ODD, Network, listeners, networks
 HERE = Path(__file__).parent
 RULES = ("single", "tflm")
 TOOLS = {
-    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
-    "qemu-system-arm": "qemu-system-arm",
+    **ARM_TOOLS,
     "clang": "clang",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "qemu-aarch64": "qemu-user",
@@ -53,56 +72,20 @@ TOOLS = {
     "qemu-system-riscv32": "qemu-system-misc",
 }
 FILES = {  # what a compiler has to find
-    ("arm-none-eabi-gcc", "nano.specs"): "libnewlib-arm-none-eabi",
+    ("arm-none-eabi-gcc", "nano.specs"): ARM_LIBRARY,
     ("riscv64-unknown-elf-gcc", "picolibc.specs"): "picolibc-riscv64-unknown-elf",
     ("clang", f"libclang_rt.asan-{platform.machine()}.a"): "libclang-rt-dev",
     ("aarch64-linux-gnu-gcc", "libc.a"): "libc6-dev-arm64-cross",
 }
-WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
 # What an integer program without a heap has no use for: the helpers of soft floats, and the allocator.
 FORBIDDEN = r"\b(_*aeabi_[cfd]\w*|_*aeabi_[il]2[fd]|_*aeabi_ul?2[fd]|__\w+[sd]f[0-9]?|malloc|calloc|realloc|free)$"
-OPTIMIZE = ["-O2", "-ffunction-sections"]
-SHIFT = 4  # -icount: an instruction takes 2^4 ns
-STACK = 4096
 PIECES_A_SECOND = 25  # of listen.c
-SECONDS = 300  # for one command
 
-
-@dataclass(frozen=True)
-class Board:
-    """A machine of QEMU, the compiler for it, and how its counter becomes instructions."""
-
-    name: str
-    machine: str
-    compiler: str
-    flags: tuple[str, ...]
-    path: str
-    ticks_hz: float
-    """Of the counter: SysTick on Arm; minstret, which counts nanoseconds under -icount."""
-    origin: tuple[int, int] = (0, 0x20000000)
-    """Of code and RAM."""
-
-    def instructions(self, ticks: int) -> int:
-        return round(ticks * 1e9 / self.ticks_hz / 2**SHIFT)
-
-
-def _arm(name: str, machine: str, cpu: str, path: str, *flags: str, hz: float = 25e6) -> Board:
-    return Board(name, machine, "arm-none-eabi-gcc", (f"-mcpu={cpu}", "-mthumb", *flags), path, hz)
-
-
-PORTABLE = "-DM_NN_PORTABLE"
-BOARDS = (
-    _arm("Cortex-M3", "mps2-an385", "cortex-m3", "portable"),
-    _arm("Cortex-M4", "mps2-an386", "cortex-m4", "portable", PORTABLE),
-    _arm("Cortex-M4", "mps2-an386", "cortex-m4", "DSP"),
-    _arm("Cortex-M7", "mps2-an500", "cortex-m7", "DSP"),
-    _arm("Cortex-M55", "mps3-an547", "cortex-m55", "DSP", "-mfloat-abi=soft", hz=32e6),
-    _arm("Cortex-M55", "mps3-an547", "cortex-m55", "Helium", "-mfloat-abi=hard", hz=32e6),
-    Board(
-        "RISC-V", "virt", "riscv64-unknown-elf-gcc",
-        ("-march=rv32imac", "-mabi=ilp32", "-specs=picolibc.specs"), "portable", 1e9, (0x80000000, 0x80100000),
-    ),
-)  # fmt: skip
+M4_PORTABLE = replace(M4, path="portable", flags=(*M4.flags, "-DM_NN_PORTABLE"))
+M55_DSP = replace(M55, path="DSP", flags=(*M55.flags[:2], "-mfloat-abi=soft"))
+RISCV_FLAGS = ("-march=rv32imac", "-mabi=ilp32", "-specs=picolibc.specs")
+RISCV = Board("RISC-V", "virt", "riscv64-unknown-elf-gcc", RISCV_FLAGS, "portable", 1e9, (0x80000000, 0x80100000))
+BOARDS = (M3, M4_PORTABLE, M4, M7, M55_DSP, M55, RISCV)
 
 
 @dataclass(frozen=True)
@@ -114,10 +97,6 @@ class Result:
     instructions: int
     flash: int
     ram: int
-
-
-class Failure(Exception):
-    """One line for the user."""
 
 
 def main() -> int:
@@ -167,6 +146,7 @@ def test() -> list[str]:
         lines.append(line)
         print(line, flush=True)
 
+    check_verify()
     layers: list[str] = []
     say(f"{'network':<10}{'rule':<8}{'board':<12}{'path':<10}{'outputs':>16}{'flash':>9}{'RAM':>8}{'instructions':>14}")
     for network in networks():
@@ -214,6 +194,22 @@ def test() -> list[str]:
     return lines
 
 
+def check_verify() -> None:
+    """The boards of `kws verify` compute a model's bits, with a softmax too, and those of another are found wrong."""
+    network = networks()[0]
+    builder = GraphBuilder()
+    graph = builder.finish(builder.softmax(builder.input((12,), QuantParams(0.0625, 3)), "y"))
+    for engine in board_engines():
+        rows = Verifier(network.graph, network.inputs).rows(engine) + Verifier(graph, random_inputs(graph)).rows(engine)
+        if any(row.verdict != "equal" for row in rows):
+            raise Failure(f"kws verify, {engine.name}: {rows}")
+    (engine,) = (replace(each, rules=("single",)) for each in board_engines()[:1])
+    other = replace(engine, run=lambda graph, x: engine.run(graph, np.roll(x, 1, axis=0)))
+    (row,) = Verifier(network.graph, network.inputs).rows(other)
+    if row.verdict != "DIFFERS":
+        raise Failure(f"kws verify does not see that a board differs: {row}")
+
+
 def run_boards(graph: Graph, network: Network) -> Iterator[tuple[Board, Result]]:
     """The results of every board, whose outputs are those of NumPy."""
     expected = reference.run(graph, network.inputs).reshape(len(network.inputs), -1).tolist()
@@ -224,7 +220,7 @@ def run_boards(graph: Graph, network: Network) -> Iterator[tuple[Board, Result]]
         check_clang(folder)
         check_neon(folder)
         for board in BOARDS:
-            result = run_board(board, folder)
+            result = run_program(board, folder)
             compare(f"{network.name}, {graph.rounding}, {board.name} {board.path}", result.outputs, expected)
             yield board, result
 
@@ -243,7 +239,7 @@ def run_frontends(network: Network) -> Iterator[tuple[Board, Result, int]]:
         export(network.graph, frontend, network.labels, folder, name="m")
         (folder / "frames.bin").write_bytes(frames.astype("<i2").tobytes())
         for board in BOARDS:
-            result = run_board(board, folder, "front.c")
+            result = run_program(board, folder, HERE / "front.c")
             compare(f"front-end of {network.name}, {board.name} {board.path}", result.outputs, expected)
             yield board, result, len(frames)
 
@@ -264,7 +260,7 @@ def run_listeners(name: str, model: Model, samples: Any) -> Iterator[tuple[Board
         check_clang(folder)
         check_neon(folder)
         for board in BOARDS:
-            result = run_board(board, folder, "listen.c")
+            result = run_program(board, folder, HERE / "listen.c")
             compare(f"listener of {name}, {board.name} {board.path}", result.outputs, expected)
             yield board, result, how
 
@@ -305,8 +301,9 @@ def self_tests(folder: Path) -> list[Path]:
     return sorted((folder / "selftest").glob("*.c"))
 
 
-def run_board(board: Board, folder: Path, program: str = "main.c") -> Result:
-    build(board, folder, program)
+def run_program(board: Board, folder: Path, program: Path = FOLDER / "main.c") -> Result:
+    build(board, folder, program, strict=True)
+    check_symbols(board, folder)
     printed = emulate(board, folder)
     if board.name == "Cortex-M4" and emulate(board, folder) != printed:
         raise Failure(f"{board.name}: a second run differs from the first")
@@ -314,8 +311,7 @@ def run_board(board: Board, folder: Path, program: str = "main.c") -> Result:
     numbers = {kind: [[int(n) for n in row[1:]] for row in rows if row[0] == kind] for kind in ("layer", "output")}
     (stack,) = (int(row[1]) for row in rows if row[0] == "stack")
     runs = [int(row[1]) for row in rows if row[0] == "run"][-PIECES_A_SECOND:]  # a network's is one
-    size = run(board.compiler.replace("gcc", "size"), "m.elf", cwd=folder).splitlines()[1].split()
-    text, data, bss = (int(n) for n in size[:3])
+    text, data, bss = sizes(board, folder)
     return Result(
         numbers["output"],
         [board.instructions(ticks) for (ticks,) in numbers["layer"]],
@@ -325,33 +321,11 @@ def run_board(board: Board, folder: Path, program: str = "main.c") -> Result:
     )
 
 
-def build(board: Board, folder: Path, program: str) -> None:
-    """m.elf; Failure for a warning in what was exported, and for what an integer program has no use for."""
-    objects = []
-    for source in sources(folder):
-        if source != "src/m.c" or program == "listen.c":  # main.c holds it
-            options = [*board.flags, *OPTIMIZE, *WARNINGS, "-Isrc"]
-            run(board.compiler, *options, "-c", source, "-o", f"{source}.o", cwd=folder)
-            objects.append(f"{source}.o")
-    symbols = {"CODE_ORIGIN": board.origin[0], "RAM_ORIGIN": board.origin[1], "STACK_SIZE": STACK}
-    run(
-        board.compiler, *board.flags, *OPTIMIZE, "-std=gnu99", "-Wall", "-Wextra", "-Werror", "-Isrc", f"-I{HERE}",
-        HERE / program, HERE / "board.c", *objects, "-nostartfiles", "-T", HERE / "board.ld", "-Wl,--gc-sections",
-        *(f"-Wl,--defsym={name}={value}" for name, value in symbols.items()), "-o", "m.elf", cwd=folder,
-    )  # fmt: skip
+def check_symbols(board: Board, folder: Path) -> None:
+    """Failure for what an integer program has no use for."""
     names = run(board.compiler.replace("gcc", "nm"), "m.elf", cwd=folder)
     if found := re.findall(FORBIDDEN, names, re.M):
         raise Failure(f"{board.name}: the program holds {', '.join(sorted(set(found)))}")
-
-
-def emulate(board: Board, folder: Path) -> str:
-    """What m.elf prints."""
-    arm = board.compiler.startswith("arm")
-    return run(
-        "qemu-system-arm" if arm else "qemu-system-riscv32", "-M", board.machine, *([] if arm else ["-bios", "none"]),
-        "-display", "none", "-monitor", "none", "-serial", "null", "-icount", f"shift={SHIFT}", "-kernel", "m.elf",
-        "-chardev", "stdio,id=console", "-semihosting-config", "enable=on,target=native,chardev=console", cwd=folder,
-    )  # fmt: skip
 
 
 def compare(what: str, found: list[list[int]], expected: Any) -> None:
@@ -363,25 +337,9 @@ def compare(what: str, found: list[list[int]], expected: Any) -> None:
         raise Failure(f"{what}: {len(wrong)} clips differ, the first is {i}: {found[i]}, not {expected[i]}")
 
 
-def sources(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in (folder / "src").glob("*.c"))
-
-
 def versions() -> str:
     tools = ("arm-none-eabi-gcc", "riscv64-unknown-elf-gcc", "qemu-system-arm", "clang")
     return ", ".join(f"{tool} {re.search(r'[0-9]+([.][0-9]+)+', run(tool, '--version'))[0]}" for tool in tools)
-
-
-def run(*command: Any, cwd: Path | None = None) -> str:
-    """What the command prints; Failure, with what it said, when it fails."""
-    words = [str(part) for part in command]
-    try:
-        done = subprocess.run(words, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        raise Failure(f"{command[0]} did not end in {SECONDS} s: {' '.join(words)}") from None
-    if done.returncode:
-        raise Failure(f"{command[0]} failed: {' '.join(words)}\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Runs the exported model `m` on the inputs in inputs.bin and prints what run.py reads: the ticks of each layer and of
+/* Runs the exported model `m` on the inputs in inputs.bin and prints what the host reads: the ticks of each layer and of
  * a whole inference, both on the first input, the outputs of every input, and the stack that was used.
  */
 #include "board.h"

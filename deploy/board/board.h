@@ -14,7 +14,7 @@ uint32_t board_read(int file, void *to, uint32_t size);
 void board_print(const char *text);
 void board_print_number(int32_t value);
 
-/* A counter of the board: SysTick, or minstret. run.py knows how many ticks an instruction takes. */
+/* A counter of the board: SysTick, or minstret. deploy/boards.py knows how many ticks an instruction takes. */
 uint32_t board_ticks(void);
 uint32_t board_ticks_since(uint32_t begin);
 

@@ -13,13 +13,16 @@ from deploy.graph import Graph
 from features.config import FrontendConfig
 from features.frontend import input_features
 from features.quantize import clip_samples
+from kws.arithmetic.quant import dequantize
 from kws.detector import WINDOWS_AT_ONCE, DetectionConfig, keywords_of, posteriors_of
+from kws.errors import UsageError
 from kws.model import RUN_FILE, Model
 from kws.tune import count_firings, moving_sums
 from training import recipe
 from training.config import TrainConfig
-from training.dataset import load, scan_folder
+from training.dataset import SILENCE, UNKNOWN, load, scan_folder
 from training.loading import tell_broken
+from training.loop import Teach
 from training.report import Progress
 
 __all__ = ["TrainConfig", "choose_detection", "train"]
@@ -34,12 +37,37 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
 
     Raises UsageError and DataError as `training.recipe.train` does. After KeyboardInterrupt or a kill `resume` goes on.
     """
-    trained = recipe.train(config, resume=resume, progress=progress)
+    teach = _teach(config) if config.teacher else None
+    trained = recipe.train(config, resume=resume, progress=progress, teach=teach)
     others = _other_words(config, trained.frontend, trained.graph, progress or Progress())
     detection = choose_detection(trained.graph, trained.frontend, len(keywords_of(trained.labels)), others)
     path = trained.run / RUN_FILE
     Model(trained.graph, trained.frontend, trained.labels, detection, trained.provenance).save(path)
     return path
+
+
+def _teach(config: TrainConfig) -> Teach:
+    """Windows (B, n) in [-1, 1] -> mean posteriors (B, n_labels) of the teachers of `config`, float32.
+
+    Each has a front-end of its own. UsageError for one with other labels, in whatever order.
+    """
+    models = [Model.load(name) for name in config.teacher]
+    labels = (*config.keywords, SILENCE, UNKNOWN)
+    for name, model in zip(config.teacher, models, strict=True):
+        model.hearing()
+        if set(model.labels) != set(labels):
+            raise UsageError(f"a teacher of {', '.join(model.labels)} does not know these keywords", where=name)
+
+    def teach(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        posteriors = np.zeros((len(windows), len(labels)), np.float32)
+        for model in models:
+            logits = dequantize(model.logits(windows), model.graph.output_params)
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+            powers /= powers.sum(axis=1, keepdims=True) * len(models)
+            posteriors += powers[:, [model.labels.index(label) for label in labels]]
+        return posteriors
+
+    return teach
 
 
 def choose_detection(

@@ -32,6 +32,7 @@ class TrainConfig:
     scheme: str = "affine"
     weights: str = "per-channel"
     rounding: str = "single"
+    teacher: tuple[str, ...] = ()  # models to learn from besides the labels, as `kws.load` names them
     seed: int = 0
     broken: str = "skip"  # or "fail": what a clip that cannot be read does
     epochs: int | None = None  # of the float phase; None: from the size of the corpus
@@ -41,6 +42,7 @@ class TrainConfig:
     warmup_share: float = 0.05  # of the steps
     weight_decay: float = 0.01
     label_smoothing: float = 0.05
+    teacher_share: float = 0.7  # of a target that `teacher` gives; the rest is the label
     qat_share: float = 0.15  # QAT epochs, of the float epochs
     frozen_share: float = 0.4  # of the QAT epochs, the last, with ranges and BN statistics fixed
     calibration_clips: int = 512
@@ -69,6 +71,8 @@ class TrainConfig:
         for folder in self.train_only:
             words += ["--train-only", os.path.basename(os.path.realpath(folder))]
         words += ["--keywords", ",".join(self.keywords), "--out", os.path.basename(os.path.realpath(self.out))]
+        for teacher in self.teacher:
+            words += ["--teacher", os.path.basename(os.path.normpath(teacher))]
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             if option.name in _OPTIONS and value != option.default:
@@ -85,7 +89,7 @@ class TrainConfig:
         values["data"] = [os.path.realpath(path) for path in self.data]
         values["train_only"] = [os.path.realpath(path) for path in self.train_only]
         values["out"] = os.path.realpath(self.out)  # Path.resolve raises where a link leads to itself
-        values["keywords"] = list(self.keywords)
+        values["keywords"], values["teacher"] = list(self.keywords), list(self.teacher)
         values["augment"]["snr_db"] = list(self.augment.snr_db)
         return values
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from training.report import Progress
 from training.sampling import EpochPlan
 
 CHECKPOINT, FLOAT = "checkpoint.pt", "float.pt"  # the last epoch; the end of the float phase
+Teach = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # windows (B, n) in [-1, 1] -> posteriors (B, n_labels)
 LINES = 15  # about so many lines are said of a phase
 
 
@@ -45,7 +46,13 @@ class Loop:
     """The epochs of one phase after another, with a checkpoint after each."""
 
     def __init__(
-        self, config: TrainConfig, frontend: FrontendConfig, corpus: Corpus, data: TrainingData, progress: Progress
+        self,
+        config: TrainConfig,
+        frontend: FrontendConfig,
+        corpus: Corpus,
+        data: TrainingData,
+        progress: Progress,
+        teach: Teach | None = None,
     ) -> None:
         self.config, self.data, self.progress = config, data, progress
         self.recordings, self.validation = data.recordings, data.validation
@@ -56,6 +63,7 @@ class Loop:
         self.label_of = np.array([corpus.label_of(clip.word) for clip in self.recordings.clips] + [corpus.silence])
         self.synthetic = np.array([bool(clip.source) for clip in self.recordings.clips] + [False])
         self.unknown = corpus.unknown
+        self.teach = teach
         self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self.phase = "float"
         self.history: list[dict[str, Any]] = []
@@ -98,12 +106,12 @@ class Loop:
         model.train()
         first, steps = epoch * self.n_batches, phase.epochs * self.n_batches
         loss_sum = correct = count = 0.0
-        for step, (features, labels) in enumerate(self.batches(phase.first_epoch + epoch), first):
+        for step, (features, labels, targets) in enumerate(self.batches(phase.first_epoch + epoch), first):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, phase.learning_rate, self.config.warmup_share)
             optimizer.zero_grad()
             output = model(features[:, None])
-            loss = self.loss(output, labels)
+            loss = self.loss(output, targets)
             loss.backward()
             optimizer.step()
             loss_sum += loss.item() * len(labels)
@@ -119,10 +127,11 @@ class Loop:
             "validation_accuracy": float(np.mean(output.argmax(1) == truth.numpy())),
         }
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features (B, n_frames, n_features) and labels (B,) of one epoch: a function of (seed, epoch).
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Features (B, n_frames, n_features), labels (B,) and what to learn of one epoch: a function of (seed, epoch).
 
-        The next batch is made in a thread while the network learns from this one.
+        What to learn is the labels, or with a teacher probabilities (B, n_labels). The next batch is made in a thread
+        while the network learns from this one.
         """
         order = self.plan.draw(self.config.seed, epoch)
         parts = [order[i : i + self.config.batch_size] for i in range(0, len(order), self.config.batch_size)]
@@ -134,18 +143,28 @@ class Loop:
                     ahead = pool.submit(self._batch, parts[i + 1], epoch, i + 1)
                 yield ready
 
-    def _batch(self, indices: NDArray[np.int64], epoch: int, number: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, indices: NDArray[np.int64], epoch: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.config.seed, epoch, number])
         clips = [None if i < 0 else self.recordings[i] for i in indices]
         waveforms, part = self.augmenter.waveforms(rng, clips, self.synthetic[indices])
         features = self.features(waveforms)
         self.augmenter.mask(rng, features, self.hop_length)
-        return torch.from_numpy(features), torch.from_numpy(np.where(part, self.unknown, self.label_of[indices]))
+        labels = torch.from_numpy(np.where(part, self.unknown, self.label_of[indices]))
+        return torch.from_numpy(features), labels, self._targets(waveforms, labels)
+
+    def _targets(self, waveforms: NDArray[np.float32], labels: Tensor) -> Tensor:
+        """The labels, or `teacher_share` of the teacher's posteriors and the rest of the labels (Hinton et al., 2015,
+        arXiv 1503.02531, section 2, at temperature 1). The teacher hears the windows without masks."""
+        if self.teach is None:
+            return labels
+        heard = torch.from_numpy(self.teach(waveforms))
+        said = nn.functional.one_hot(labels, heard.shape[1])
+        return torch.lerp(said.to(heard.dtype), heard, self.config.teacher_share)
 
     def calibration_batches(self) -> Iterator[Tensor]:
         """Batches (B, 1, n_frames, n_features) of augmented training clips for post-training quantization."""
         shown = 0
-        for features, _ in self.batches(2_000_000):
+        for features, _, _ in self.batches(2_000_000):
             yield features[:, None]
             shown += len(features)
             if shown >= self.config.calibration_clips:

@@ -26,7 +26,7 @@ from training.config import TrainConfig
 from training.convert import convert
 from training.dataset import Corpus, scan
 from training.loading import HeldOut, TrainingData, load_data
-from training.loop import CHECKPOINT, FLOAT, Loop, Phase, logits
+from training.loop import CHECKPOINT, FLOAT, Loop, Phase, Teach, logits
 from training.networks import registry
 from training.report import Progress
 
@@ -51,7 +51,9 @@ class Trained:
     provenance: dict[str, Any]
 
 
-def train(config: TrainConfig, *, resume: bool = False, progress: Progress | None = None) -> Trained:
+def train(
+    config: TrainConfig, *, resume: bool = False, progress: Progress | None = None, teach: Teach | None = None
+) -> Trained:
     """Train, quantize and convert; the run folder gets checkpoints, figures and pictures.
 
     The same configuration, data, versions and number of threads give the same bits on a CPU, resumed or not. Resumed
@@ -75,7 +77,7 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
             (config.out / name).unlink(missing_ok=True)
     model = registry.build(config.network, input_shape=frontend.input_shape[:2], n_labels=len(corpus.labels))
     model = cast(Any, model).to(memory_format=torch.channels_last)  # a third faster on CPUs
-    loop = Loop(config, frontend, corpus, data, progress)
+    loop = Loop(config, frontend, corpus, data, progress, teach)
     loop.restore(state)
 
     float_phase, qat_phase = _phases(config, len(loop.plan))

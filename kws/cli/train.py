@@ -65,6 +65,9 @@ _FOLDER = PathType(file_okay=False)
     show_default=True,
     help="Rounding rule of the integer graph.",
 )
+@click.option(
+    "--teacher", multiple=True, help="A model of the same words to learn from besides the labels. Repeatable."
+)
 @click.option("--epochs", type=click.IntRange(1, 1_000_000), help="Float epochs. [default: by the size of the corpus]")
 @click.option("--pitch", type=NumberRange(0, 12), default=0.0, help="Vary the pitch by up to so many semitones (slow).")
 @click.option("--tempo", type=NumberRange(0, 0.5), default=0.0, help="Vary the tempo by up to this share (slow).")

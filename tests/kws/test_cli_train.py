@@ -21,7 +21,7 @@ from kws.cli.main import main
 from kws.detector import DetectionConfig
 from kws.errors import DataError
 from kws.model import Model
-from kws.train import choose_detection
+from kws.train import TrainConfig, choose_detection
 from tests.kws.conftest import tones
 from training.report import Progress
 
@@ -59,6 +59,28 @@ def run(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     assert main(arguments(words, out, "--epochs", "6")) == 0
     return out
+
+
+def test_a_student_learns_what_its_teacher_says(words: Path, run: Path, tmp_path: Path) -> None:
+    """A teacher that knows the two words by each other's name, and a student that half believes it."""
+    liar = tmp_path / "liar.kws"
+    taught = kws.load(run)
+    low, high, *others = taught.labels
+    dataclasses.replace(taught, labels=(high, low, *others)).save(liar)
+    config = TrainConfig((words,), ("low", "high"), tmp_path / "student", network="tc-resnet", epochs=6)
+    config = dataclasses.replace(config, teacher=(str(liar),), teacher_share=1.0)
+    model = kws.load(kws_train.train(config))
+    assert model.provenance["command"].endswith("--out student --teacher liar.kws --network tc-resnet --epochs 6")
+    for word, heard in ("low", "high"), ("high", "low"):
+        sound, _ = soundfile.read(words / word / "s7_nohash_0.wav", dtype="int16")
+        assert model.predict(sound) == [heard]
+        assert taught.predict(sound) == [word]
+
+
+def test_a_teacher_of_other_words_is_refused(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(words, tmp_path / "student", "--teacher", "commands")) == 2
+    assert "commands: a teacher of yes, no," in capsys.readouterr().err
+    assert not (tmp_path / "student").exists()
 
 
 def test_train_writes_a_model_that_loads_and_names_its_origin(run: Path) -> None:

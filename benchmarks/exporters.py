@@ -33,6 +33,7 @@ from in_exporter.common import eager_qat, first_line
 from numpy.typing import NDArray
 from torch import nn
 
+from deploy import reference
 from deploy.export.tflite import export
 from deploy.export.tflite_file import tflite_schema
 from deploy.verify import Verifier, engines
@@ -40,7 +41,6 @@ from features.audio import read_audio
 from features.config import get_preset
 from features.float_frontend import features
 from features.quantize import clip_samples, quantize_features
-from kws.arithmetic.quant import quantize
 from training import qat
 from training.compare import float_logits
 from training.convert import convert
@@ -49,20 +49,23 @@ from training.networks.layers import AveragePool, ConvBn
 
 ROOT = Path(__file__).parents[1]
 N_INPUTS, N_LABELS, EPOCHS = 500, 12, 3
+CALLS = 2000
+TORCH = f"torch=={version('torch').split('+')[0]}"
 EXPORTERS = {
-    "executorch": ("executorch==1.5.1",),
-    "litert-torch": ("litert-torch==0.10.0",),
+    "executorch": (
+        "executorch==1.5.1",
+        "tosa-tools==2026.5.0",
+        "ml_dtypes==0.5.1",
+        TORCH,
+    ),  # what its Cortex-M quantizer imports
+    "litert-torch": ("litert-torch==0.10.0", TORCH),
     "onnx2tf": ("onnx2tf==2.6.9",),
 }
-ROWS = {
-    "install": "install",
-    "eager": "eager QAT as input",
-    "qat": "QAT at all",
-    "int8": "fully int8",
-    "equal": "int8 logits equal to its own reference",
-    "file": "file; latency",
-    "simulator": "runs without a vendor's simulator",
-}
+OURS = "integer-kws"
+ROWS = (
+    "install", "eager QAT as input", "QAT at all", "fully int8", "int8 logits equal to its own reference", "file; latency",
+    "runs without a vendor's simulator",
+)  # fmt: skip
 Column = dict[str, str]
 
 
@@ -122,12 +125,207 @@ def prepare(folder: Path) -> tuple[nn.Module, NDArray[np.float32]]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                torch.onnx.export(network, (inputs[:1],), folder / f"{name}.onnx", dynamo=False, opset_version=17, input_names=["input"])
+                torch.onnx.export(
+                    network,
+                    (inputs[:1],),
+                    folder / f"{name}.onnx",
+                    dynamo=False,
+                    opset_version=17,
+                    input_names=["input"],
+                )
         except Exception as error:
             (folder / f"{name}.failed").write_text(first_line(error))
     return fake, inputs[:, 0].numpy()
 
 
+def installed(folder: Path, python: str, *requirements: str) -> str:
+    """What an environment takes up: site-packages, without pip. RuntimeError where pip does not install it."""
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "--disable-pip-version-check"]
+    done = subprocess.run([*pip, "install", "--quiet", "--no-cache-dir", *requirements], capture_output=True, text=True)
+    if done.returncode:
+        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise RuntimeError(f"did not install: {first_line(lines[0] if lines else done.stderr)}")
+    (packages,) = folder.glob("lib/python*/site-packages")
+    size = sum(path.lstat().st_size for path in packages.rglob("*") if path.is_file())
+    return f"{size / 1e6:,.0f} MB, {len(list(packages.glob('*.dist-info')))} packages"
+
+
+def float_operators(data: bytes) -> int:
+    """Operators that read or write reals, other than the conversions at the ends of the network."""
+    schema = tflite_schema()
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    graph = model.subgraphs[0]
+    ends = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
+    real = {i for i, tensor in enumerate(graph.tensors) if tensor.type == schema.TensorType.FLOAT32}
+    kinds = [model.operatorCodes[op.opcodeIndex].builtinCode for op in graph.operators]
+    used = [real & {*map(int, op.inputs), *map(int, op.outputs)} for op in graph.operators]
+    return sum(bool(reals) and kind not in ends for kind, reals in zip(kinds, used, strict=True))
+
+
+def run_litert(data: bytes, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """The logits of inputs (N, T, F) as reals, and the median microseconds of a call, in LiteRT with one thread."""
+    interpreter = Interpreter(model_content=data, num_threads=1)
+    interpreter.allocate_tensors()
+    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    rows = x.reshape(len(x), *source["shape"])
+    if source["dtype"] == np.int8:
+        scale, zero_point = source["quantization"]
+        rows = np.clip(np.rint(rows / scale) + zero_point, -128, 127).astype(np.int8)
+    found = []
+    for row in rows:
+        interpreter.set_tensor(source["index"], row)
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(sink["index"])[0].astype(np.float32))
+    times = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        interpreter.invoke()
+        times.append(time.perf_counter() - start)
+    logits = np.stack(found)
+    if sink["dtype"] == np.int8:
+        logits = (logits - sink["quantization"][1]) * sink["quantization"][0]
+    return logits, 1e6 * float(np.median(times))
+
+
+def equal(expected: NDArray[Any], actual: NDArray[Any], scale: float) -> str:
+    """Of logits that lie on a grid of `scale`: the share that is equal, and the largest difference in steps."""
+    steps = np.abs(np.rint(expected / scale) - np.rint(actual / scale)).astype(int)
+    share = np.floor(1e4 * (steps == 0).mean()) / 100
+    return f"{share:.2f} % (max {steps.max()})"
+
+
+def theirs(name: str, folder: Path, x: NDArray[np.float32], python: str) -> Column:
+    """Installs an exporter, runs its script, reads what it left."""
+    column = dict.fromkeys(ROWS, "-")
+    environment = folder / name
+    try:
+        column["install"] = installed(environment, python, *EXPORTERS[name])
+        for old in ("result.json", "int8.tflite", "int8.pte", "reference.npz"):
+            (folder / old).unlink(missing_ok=True)
+        script = Path(__file__).parent / "in_exporter" / f"in_{name.replace('-', '_')}.py"
+        command = [str(environment / "bin/python"), "-W", "ignore", str(script), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        if not (folder / "result.json").exists():
+            raise RuntimeError(f"script fails: {done.stderr.strip().splitlines()[-1]}")
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return {**column, "install": f"{column['install']} {first_line(error)}".removeprefix("- ")}
+    finally:
+        shutil.rmtree(environment, ignore_errors=True)
+    return column | read(name, folder, result, x)
+
+
+def read(name: str, folder: Path, result: dict[str, str], x: NDArray[np.float32]) -> Column:
+    """The rows below `install`."""
+    column = {
+        "eager QAT as input": result["eager"],
+        "QAT at all": result.get("qat", "no such mode"),
+        "fully int8": result["ptq"],
+    }
+    if "contiguous" in result:
+        column["fully int8"] = f"channels last: {result['ptq']}; contiguous: {result['contiguous']}"
+    if "per-tensor" in result:
+        column["fully int8"] = f"per channel {result['ptq']}; per tensor: {result['per-tensor']}"
+    file = next((folder / f for f in ("int8.tflite", "int8.pte") if (folder / f).exists()), None)
+    if file is None:
+        return column
+    known = np.load(folder / "reference.npz") if (folder / "reference.npz").exists() else None
+    if file.suffix == ".tflite":
+        logits, microseconds = run_litert(file.read_bytes(), x)
+        left = float_operators(file.read_bytes())
+        column["fully int8"] += f" ({left} float operators)"
+        latency = f"{microseconds:.1f} us in LiteRT"
+        column["runs without a vendor's simulator"] = "yes"
+    else:
+        logits, latency = np.load(folder / "logits.npy"), result["run"]
+        column["runs without a vendor's simulator"] = "no: the package's runtime has none of its operators"
+    column["file; latency"] = f"{file.stat().st_size:,} bytes; {latency}"
+    how = ", by the operators' Python versions" if file.suffix == ".pte" else ""
+    same = "has none" if known is None else equal(known["logits"], logits, float(known["scale"])) + how
+    return column | {"int8 logits equal to its own reference": same}
+
+
+def ours(folder: Path, fake: nn.Module, x: NDArray[np.float32]) -> Column:
+    """The same rows: eager QAT to a graph, its engines, its file."""
+    graph = convert(fake, get_preset("mfcc10").input_shape)
+    values = quantize_features(x, graph.input_params)[..., None].astype(np.int8)
+    verifier = Verifier(graph, values[:100])
+    rows = [row for engine in engines() for row in verifier.rows(engine)]
+    must = [row for row in rows if row.verdict in ("equal", "DIFFERS", "FAILED") and row.part == "logits"]
+    wrong = [f"{row.engine} ({row.rule})" for row in rows if row.failed]
+    data = export(graph.with_rounding("half_even"), [f"class_{i}" for i in range(N_LABELS)], None)
+    own = reference.run(graph, values).astype(np.float32)
+    logits, microseconds = run_litert(data, x)
+    scale, zero_point = graph.output_params.scale, graph.output_params.zero_point
+    sizes = []
+    for extra, options in (("", ()), ("[train,tflite]", ("--constraint", str(ROOT / "constraints.txt")))):
+        with tempfile.TemporaryDirectory() as environment:
+            sizes.append(installed(Path(environment), sys.executable, *options, f"{ROOT}{extra}"))
+    agreed = equal(float_logits(fake, x), (own - zero_point) * scale, scale)
+    in_litert = equal((own - zero_point) * scale, logits, scale)
+    engines_say = (
+        f"differ: {', '.join(wrong)}"
+        if wrong
+        else f"{len(must)} comparisons with C and TFLM under their rules: every bit"
+    )
+    return {
+        "install": f"{sizes[0]}; with torch and the extras for QAT and .tflite {sizes[1]}",
+        "eager QAT as input": "yes",
+        "QAT at all": "yes",
+        "fully int8": f"yes ({float_operators(data)} float operators); an error, never float",
+        "int8 logits equal to its own reference": f"{engines_say}; fake-quantized network {agreed}; in LiteRT {in_litert}",
+        "file; latency": f"{len(data):,} bytes; {microseconds:.1f} us in LiteRT",
+        "runs without a vendor's simulator": "yes; and on emulated boards (tests/mcu)",
+    }
+
+
+def table(columns: dict[str, Column]) -> str:
+    """Markdown: a row a question, a column an exporter."""
+    rows = [["", *columns], ["---"] * (len(columns) + 1)]
+    rows += [[row, *(column[row].replace("|", "/") for column in columns.values())] for row in ROWS]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+@click.command()
+@click.option("--write", type=click.Path(path_type=Path), help="Write what is printed to this file too.")
+@click.option("--only", multiple=True, type=click.Choice([*EXPORTERS, OURS]), help="These columns.  [default: all]")
+@click.option("--python", "pythons", multiple=True, metavar="NAME=PATH", help="The interpreter of an exporter.")
+def main(write: Path | None, only: Sequence[str], pythons: Sequence[str]) -> None:
+    given = dict(entry.split("=", 1) for entry in pythons if "=" in entry)
+    if len(given) < len(pythons) or not set(given) <= set(EXPORTERS):
+        raise click.UsageError(f"--python takes NAME=PATH with a NAME of {', '.join(EXPORTERS)}")
+    columns: dict[str, Column] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        fake, x = prepare(folder)
+        for name in [name for name in (*EXPORTERS, OURS) if name in only or not only]:
+            click.echo(f"{name} ...", err=True)
+            column = ours(folder, fake, x) if name == OURS else theirs(name, folder, x, given.get(name, sys.executable))
+            title = (
+                EXPORTERS[name][0].replace("==", " ") + ", Cortex-M" * (name == "executorch") if name != OURS else name
+            )
+            columns[title] = column
+            click.echo(json.dumps(column), err=True)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ai-edge-litert", "numpy"))
+    others = "".join(f", {name} in {python_version(path)}" for name, path in given.items())
+    text = "\n".join(
+        [
+            f"{date_and_cpu()}, Python {sys.version.split()[0]}{others}, {versions}",
+            "python -W ignore benchmarks/exporters.py" + "".join(f" --python {name}=PYTHON" for name in given),
+            f"49x10 DS-CNN-S of {N_LABELS} words of data/, {EPOCHS} epochs and one of QAT, {N_INPUTS} inputs",
+            "",
+            table(columns),
+        ]
+    )
+    click.echo(text)
+    if write is not None:
+        write.write_text(text + "\n")
+
+
+def python_version(path: str) -> str:
+    return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
 if __name__ == "__main__":
-    folder = Path("/tmp/exp/in"); folder.mkdir(exist_ok=True)
-    t=time.time(); prepare(folder); print(time.time()-t)
+    main()

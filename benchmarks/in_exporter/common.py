@@ -110,4 +110,3 @@ def output_params(module: Any) -> tuple[float, int]:
     """Scale and zero point of the last dequantization in a torch graph."""
     nodes = [node for node in module.graph.nodes if "dequantize_per_tensor" in str(node.target)]
     return float(nodes[-1].args[1]), int(nodes[-1].args[2])
-

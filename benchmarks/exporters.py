@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One small network through three exporters of int8 models and through ours: the table of docs/formats.md.
 
-    python -W ignore benchmarks/exporters.py --write benchmarks/results/exporters.txt [--only NAME ...] [--python NAME=PATH ...]
+    python -W ignore benchmarks/exporters.py --write benchmarks/results/exporters.txt [--python NAME=PATH ...]
 
 Makes a virtual environment for each exporter in a temporary folder, installs it there, runs its script of
 benchmarks/in_exporter/ and removes the environment. `--python` names another interpreter for one of them (onnx2tf
@@ -63,8 +63,8 @@ EXPORTERS = {
 }
 OURS = "integer-kws"
 ROWS = (
-    "install", "eager QAT as input", "QAT at all", "fully int8", "int8 logits equal to its own reference", "file; latency",
-    "runs without a vendor's simulator",
+    "install", "eager QAT as input", "QAT at all", "fully int8", "int8 logits equal to its own reference",
+    "file; latency", "runs without a vendor's simulator",
 )  # fmt: skip
 Column = dict[str, str]
 
@@ -93,7 +93,7 @@ def plain(model: nn.Module) -> nn.Sequential:
     layers: list[nn.Module] = []
     for module in model.modules():
         if isinstance(module, ConvBn):
-            layers += [child for child in (module.pad, module.conv, module.bn, module.relu)]
+            layers += [module.pad, module.conv, module.bn, module.relu]
         elif isinstance(module, AveragePool):
             layers.append(nn.AvgPool2d(module.window))
         elif isinstance(module, nn.Flatten | nn.Linear):
@@ -102,7 +102,7 @@ def plain(model: nn.Module) -> nn.Sequential:
 
 
 def prepare(folder: Path) -> tuple[nn.Module, NDArray[np.float32]]:
-    """Writes plain.pt, net.onnx, qat.onnx, inputs.npy, train.npz; the fake-quantized network and the inputs (N, T, F)."""
+    """Writes what the scripts read; returns the fake-quantized network and the inputs (N, T, F)."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     values, labels = clips()
@@ -274,7 +274,7 @@ def ours(folder: Path, fake: nn.Module, x: NDArray[np.float32]) -> Column:
         "eager QAT as input": "yes",
         "QAT at all": "yes",
         "fully int8": f"yes ({float_operators(data)} float operators); an error, never float",
-        "int8 logits equal to its own reference": f"{engines_say}; fake-quantized network {agreed}; in LiteRT {in_litert}",
+        ROWS[4]: f"{engines_say}; fake-quantized network {agreed}; in LiteRT {in_litert}",
         "file; latency": f"{len(data):,} bytes; {microseconds:.1f} us in LiteRT",
         "runs without a vendor's simulator": "yes; and on emulated boards (tests/mcu)",
     }

@@ -2,7 +2,7 @@
 """What the scripts of benchmarks/in_exporter/ share; they run in the exporters' environments, with nothing of ours.
 
 Each reads plain.pt, train.npz and inputs.npy of the folder that its command line names, leaves there int8.tflite (or
-int8.pte) and reference.npz (the quantized torch model's logits, with their scale and zero point), and writes result.json.
+int8.pte) and reference.npz (the quantized torch model's logits, their scale and zero point), and writes result.json.
 """
 
 from __future__ import annotations

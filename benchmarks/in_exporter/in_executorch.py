@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ExecuTorch's Cortex-M backend: PT2E with its quantizer, its edge configuration and passes, as its own tests drive it."""
+"""ExecuTorch's Cortex-M backend: PT2E with its quantizer, its edge configuration and passes, as its tests have it."""
 
 from __future__ import annotations
 

@@ -52,12 +52,8 @@ N_INPUTS, N_LABELS, EPOCHS = 500, 12, 3
 CALLS = 2000
 TORCH = f"torch=={version('torch').split('+')[0]}"
 EXPORTERS = {
-    "executorch": (
-        "executorch==1.5.1",
-        "tosa-tools==2026.5.0",
-        "ml_dtypes==0.5.1",
-        TORCH,
-    ),  # what its Cortex-M quantizer imports
+    # its Cortex-M quantizer imports the next two
+    "executorch": ("executorch==1.5.1", "tosa-tools==2026.5.0", "ml_dtypes==0.5.1", TORCH),
     "litert-torch": ("litert-torch==0.10.0", TORCH),
     "onnx2tf": ("onnx2tf==2.6.9",),
 }
@@ -163,8 +159,8 @@ def float_operators(data: bytes) -> int:
     return sum(bool(reals) and kind not in ends for kind, reals in zip(kinds, used, strict=True))
 
 
-def run_litert(data: bytes, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """The logits of inputs (N, T, F) as reals, and the median microseconds of a call, in LiteRT with one thread."""
+def run_litert(data: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logits of inputs (N, T, F) as reals, in LiteRT with one thread."""
     interpreter = Interpreter(model_content=data, num_threads=1)
     interpreter.allocate_tensors()
     source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
@@ -177,15 +173,24 @@ def run_litert(data: bytes, x: NDArray[np.float32]) -> tuple[NDArray[np.float32]
         interpreter.set_tensor(source["index"], row)
         interpreter.invoke()
         found.append(interpreter.get_tensor(sink["index"])[0].astype(np.float32))
-    times = []
-    for _ in range(CALLS):
-        start = time.perf_counter()
-        interpreter.invoke()
-        times.append(time.perf_counter() - start)
     logits = np.stack(found)
     if sink["dtype"] == np.int8:
         logits = (logits - sink["quantization"][1]) * sink["quantization"][0]
-    return logits, 1e6 * float(np.median(times))
+    return logits
+
+
+def latencies(files: dict[str, bytes]) -> dict[str, float]:
+    """The median microseconds of a call of each file in LiteRT with one thread, the files in turn."""
+    times: dict[str, list[float]] = {name: [] for name in files}
+    interpreters = {name: Interpreter(model_content=data, num_threads=1) for name, data in files.items()}
+    for interpreter in interpreters.values():
+        interpreter.allocate_tensors()
+    for _ in range(CALLS):
+        for name, interpreter in interpreters.items():
+            start = time.perf_counter()
+            interpreter.invoke()
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e6 * float(np.median(values)) for name, values in times.items()}
 
 
 def equal(expected: NDArray[Any], actual: NDArray[Any], scale: float) -> str:
@@ -195,8 +200,8 @@ def equal(expected: NDArray[Any], actual: NDArray[Any], scale: float) -> str:
     return f"{share:.2f} % (max {steps.max()})"
 
 
-def theirs(name: str, folder: Path, x: NDArray[np.float32], python: str) -> Column:
-    """Installs an exporter, runs its script, reads what it left."""
+def theirs(name: str, folder: Path, x: NDArray[np.float32], python: str, files: dict[str, bytes]) -> Column:
+    """Installs an exporter, runs its script, reads what it left; a .tflite goes into `files`."""
     column = dict.fromkeys(ROWS, "-")
     environment = folder / name
     try:
@@ -213,10 +218,10 @@ def theirs(name: str, folder: Path, x: NDArray[np.float32], python: str) -> Colu
         return {**column, "install": f"{column['install']} {first_line(error)}".removeprefix("- ")}
     finally:
         shutil.rmtree(environment, ignore_errors=True)
-    return column | read(name, folder, result, x)
+    return column | read(name, folder, result, x, files)
 
 
-def read(name: str, folder: Path, result: dict[str, str], x: NDArray[np.float32]) -> Column:
+def read(name: str, folder: Path, result: dict[str, str], x: NDArray[np.float32], files: dict[str, bytes]) -> Column:
     """The rows below `install`."""
     column = {
         "eager QAT as input": result["eager"],
@@ -232,31 +237,30 @@ def read(name: str, folder: Path, result: dict[str, str], x: NDArray[np.float32]
         return column
     known = np.load(folder / "reference.npz") if (folder / "reference.npz").exists() else None
     if file.suffix == ".tflite":
-        logits, microseconds = run_litert(file.read_bytes(), x)
-        left = float_operators(file.read_bytes())
-        column["fully int8"] += f" ({left} float operators)"
-        latency = f"{microseconds:.1f} us in LiteRT"
+        files[name] = file.read_bytes()
+        logits = run_litert(files[name], x)
+        column["fully int8"] += f" ({float_operators(files[name])} float operators)"
         column["runs without a vendor's simulator"] = "yes"
     else:
-        logits, latency = np.load(folder / "logits.npy"), result["run"]
+        logits = np.load(folder / "logits.npy")
         column["runs without a vendor's simulator"] = "no: the package's runtime has none of its operators"
-    column["file; latency"] = f"{file.stat().st_size:,} bytes; {latency}"
+    column["file; latency"] = f"{file.stat().st_size:,} bytes" + (f"; {result['run']}" if "run" in result else "")
     how = ", by the operators' Python versions" if file.suffix == ".pte" else ""
     same = "has none" if known is None else equal(known["logits"], logits, float(known["scale"])) + how
     return column | {"int8 logits equal to its own reference": same}
 
 
-def ours(folder: Path, fake: nn.Module, x: NDArray[np.float32]) -> Column:
-    """The same rows: eager QAT to a graph, its engines, its file."""
+def ours(fake: nn.Module, x: NDArray[np.float32], files: dict[str, bytes]) -> Column:
+    """The same rows: eager QAT to a graph, its engines, its file, which goes into `files`."""
     graph = convert(fake, get_preset("mfcc10").input_shape)
     values = quantize_features(x, graph.input_params)[..., None].astype(np.int8)
     verifier = Verifier(graph, values[:100])
     rows = [row for engine in engines() for row in verifier.rows(engine)]
     must = [row for row in rows if row.verdict in ("equal", "DIFFERS", "FAILED") and row.part == "logits"]
     wrong = [f"{row.engine} ({row.rule})" for row in rows if row.failed]
-    data = export(graph.with_rounding("half_even"), [f"class_{i}" for i in range(N_LABELS)], None)
+    files[OURS] = export(graph.with_rounding("half_even"), [f"class_{i}" for i in range(N_LABELS)], None)
     own = reference.run(graph, values).astype(np.float32)
-    logits, microseconds = run_litert(data, x)
+    logits = run_litert(files[OURS], x)
     scale, zero_point = graph.output_params.scale, graph.output_params.zero_point
     sizes = []
     for extra, options in (("", ()), ("[train,tflite]", ("--constraint", str(ROOT / "constraints.txt")))):
@@ -273,16 +277,17 @@ def ours(folder: Path, fake: nn.Module, x: NDArray[np.float32]) -> Column:
         "install": f"{sizes[0]}; with torch and the extras for QAT and .tflite {sizes[1]}",
         "eager QAT as input": "yes",
         "QAT at all": "yes",
-        "fully int8": f"yes ({float_operators(data)} float operators); an error, never float",
+        "fully int8": f"yes ({float_operators(files[OURS])} float operators); an error, never float",
         ROWS[4]: f"{engines_say}; fake-quantized network {agreed}; in LiteRT {in_litert}",
-        "file; latency": f"{len(data):,} bytes; {microseconds:.1f} us in LiteRT",
+        "file; latency": f"{len(files[OURS]):,} bytes",
         "runs without a vendor's simulator": "yes; and on emulated boards (tests/mcu)",
     }
 
 
 def table(columns: dict[str, Column]) -> str:
     """Markdown: a row a question, a column an exporter."""
-    rows = [["", *columns], ["---"] * (len(columns) + 1)]
+    titles = [EXPORTERS[name][0].replace("==", " ") if name in EXPORTERS else name for name in columns]
+    rows = [["", *titles], ["---"] * (len(columns) + 1)]
     rows += [[row, *(column[row].replace("|", "/") for column in columns.values())] for row in ROWS]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
@@ -296,17 +301,19 @@ def main(write: Path | None, only: Sequence[str], pythons: Sequence[str]) -> Non
     if len(given) < len(pythons) or not set(given) <= set(EXPORTERS):
         raise click.UsageError(f"--python takes NAME=PATH with a NAME of {', '.join(EXPORTERS)}")
     columns: dict[str, Column] = {}
+    files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         fake, x = prepare(folder)
         for name in [name for name in (*EXPORTERS, OURS) if name in only or not only]:
             click.echo(f"{name} ...", err=True)
-            column = ours(folder, fake, x) if name == OURS else theirs(name, folder, x, given.get(name, sys.executable))
-            title = (
-                EXPORTERS[name][0].replace("==", " ") + ", Cortex-M" * (name == "executorch") if name != OURS else name
-            )
-            columns[title] = column
-            click.echo(json.dumps(column), err=True)
+            if name == OURS:
+                columns[name] = ours(fake, x, files)
+            else:
+                columns[name] = theirs(name, folder, x, given.get(name, sys.executable), files)
+            click.echo(json.dumps(columns[name]), err=True)
+    for name, microseconds in latencies(files).items():
+        columns[name]["file; latency"] += f"; {microseconds:.1f} us in LiteRT"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ai-edge-litert", "numpy"))
     others = "".join(f", {name} in {python_version(path)}" for name, path in given.items())
     text = "\n".join(

@@ -104,7 +104,7 @@ def test_exporters_says_what_did_not_install_and_goes_on(tmp_path: Path, monkeyp
         raise RuntimeError("did not install: no network")
 
     monkeypatch.setattr(exporters, "installed", fails)
-    column = exporters.theirs("onnx2tf", tmp_path, np.zeros((1, 49, 10), np.float32), "python3")
+    column = exporters.theirs("onnx2tf", tmp_path, np.zeros((1, 49, 10), np.float32), "python3", {})
     assert column["install"] == "did not install: no network"
     assert set(column) == set(exporters.ROWS)
     assert "| install | did not install: no network |" in exporters.table({"onnx2tf": column})

@@ -72,3 +72,39 @@ def test_litert_fires_where_the_detector_does() -> None:
     speech = samples[16_000:32_000]
     q = always_on.torchaudio_features(model)(speech).astype(int)
     assert np.abs(q - input_features(speech, frontend, params)).max() <= 1
+
+
+def test_exporters_counts_logits_in_steps_and_floors_the_share() -> None:
+    from benchmarks import exporters
+
+    expected = np.arange(20_000) * 0.5
+    actual = expected.copy()
+    assert exporters.equal(expected, actual, 0.5) == "100.00 % (max 0)"
+    actual[7] -= 1.5
+    assert exporters.equal(expected, actual, 0.5) == "99.99 % (max 3)"
+
+
+def test_exporters_hands_over_layers_that_compute_the_same() -> None:
+    import torch
+
+    from benchmarks import exporters
+    from training.networks import registry
+
+    torch.manual_seed(0)
+    model = registry.build("ds-cnn-s", (49, 10), 12).eval()
+    layers, x = exporters.plain(model), torch.randn(2, 1, 49, 10)
+    torch.testing.assert_close(layers(x), model(x))
+    assert {type(layer).__module__.split(".")[0] for layer in layers} == {"torch"}
+
+
+def test_exporters_says_what_did_not_install_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import exporters
+
+    def fails(folder: Path, python: str, *requirements: str) -> str:
+        raise RuntimeError("did not install: no network")
+
+    monkeypatch.setattr(exporters, "installed", fails)
+    column = exporters.theirs("onnx2tf", tmp_path, np.zeros((1, 49, 10), np.float32), "python3", {})
+    assert column["install"] == "did not install: no network"
+    assert set(column) == set(exporters.ROWS)
+    assert "| install | did not install: no network |" in exporters.table({"onnx2tf": column})

@@ -36,6 +36,7 @@ def test_every_op_and_rule_is_in_the_tables() -> None:
         ("What the runtimes compute", "formats.txt"),
         ("What random graphs show", "differential.txt"),
         ("TensorFlow Lite, out", "vela.txt"),
+        ("Every network in TensorFlow Lite Micro", "tflm.txt"),
     ],
 )
 def test_the_measured_tables_are_those_of_the_command(title: str, file: str) -> None:

@@ -42,3 +42,9 @@ def test_every_op_and_rule_is_in_the_tables() -> None:
 def test_the_measured_tables_are_those_of_the_command(title: str, file: str) -> None:
     shown = _section(title).split("```text\n")[1].split("\n```")[0]
     assert shown == (ROOT / "benchmarks" / "results" / file).read_text().rstrip("\n")
+
+
+def test_the_table_of_exporters_is_that_of_the_command() -> None:
+    """A table in Markdown, not a listing."""
+    measured = (ROOT / "benchmarks" / "results" / "exporters.txt").read_text().split("\n\n")[1]
+    assert _section("Other exporters").endswith("\n\n" + measured)

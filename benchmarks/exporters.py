@@ -300,6 +300,9 @@ def main(write: Path | None, only: Sequence[str], pythons: Sequence[str]) -> Non
     given = dict(entry.split("=", 1) for entry in pythons if "=" in entry)
     if len(given) < len(pythons) or not set(given) <= set(EXPORTERS):
         raise click.UsageError(f"--python takes NAME=PATH with a NAME of {', '.join(EXPORTERS)}")
+    others = "".join(f", {name} in {python_version(path)}" for name, path in given.items())
+    if write is not None and not write.parent.is_dir():
+        raise click.UsageError(f"--write {write}: there is no such folder")
     columns: dict[str, Column] = {}
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -315,11 +318,12 @@ def main(write: Path | None, only: Sequence[str], pythons: Sequence[str]) -> Non
     for name, microseconds in latencies(files).items():
         columns[name]["file; latency"] += f"; {microseconds:.1f} us in LiteRT"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ai-edge-litert", "numpy"))
-    others = "".join(f", {name} in {python_version(path)}" for name, path in given.items())
     text = "\n".join(
         [
             f"{date_and_cpu()}, Python {sys.version.split()[0]}{others}, {versions}",
-            "python -W ignore benchmarks/exporters.py" + "".join(f" --python {name}=PYTHON" for name in given),
+            "python -W ignore benchmarks/exporters.py"
+            + "".join(f" --python {name}=PYTHON" for name in given)
+            + "".join(f" --only {name}" for name in only),
             f"49x10 DS-CNN-S of {N_LABELS} words of data/, {EPOCHS} epochs and one of QAT, {N_INPUTS} inputs",
             "",
             table(columns),
@@ -331,7 +335,10 @@ def main(write: Path | None, only: Sequence[str], pythons: Sequence[str]) -> Non
 
 
 def python_version(path: str) -> str:
-    return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise click.UsageError(f"--python: {path} is no interpreter: {error}") from None
 
 
 if __name__ == "__main__":

@@ -43,16 +43,17 @@ N_CALIBRATION = 40
 AT_ONCE = 50
 
 
-def networks(clips: NDArray[np.int16]) -> Iterator[tuple[str, Graph, NDArray[Any]]]:
-    """(name, graph, int8 inputs) of each network."""
+def networks(clips: NDArray[np.int16], every: int) -> Iterator[tuple[str, Graph, NDArray[Any]]]:
+    """(name, graph, int8 inputs of one clip in `every`) of each network, which are the same whatever `every` is."""
+    heard = clips[::every]
     for name in ("commands", "commands-stream"):
         model = kws.load(name)
-        yield name, model.graph, input_features(clips, model.hearing()[0], model.graph.input_params)[..., None]
+        yield name, model.graph, input_features(heard, model.hearing()[0], model.graph.input_params)[..., None]
     frontend = get_preset(PRESET)
     batch = torch.from_numpy(features(clips[:: len(clips) // N_CALIBRATION], frontend).astype(np.float32))[:, None]
     for name in registry.NETWORKS:
         graph = untrained(name, batch)
-        yield f"{name}, untrained", graph, input_features(clips, frontend, graph.input_params)[..., None]
+        yield f"{name}, untrained", graph, input_features(heard, frontend, graph.input_params)[..., None]
 
 
 def untrained(name: str, batch: torch.Tensor) -> Graph:
@@ -88,16 +89,17 @@ def compare(graph: Graph, x: NDArray[np.int8]) -> list[int]:
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of twelve folders.")
 @click.option("--every", type=click.IntRange(min=1), default=1, help="One clip in so many.")
 def main(data: Path, every: int) -> None:
-    clips = np.stack(
-        [clip_samples(read_audio(path, dtype="int16"), 16000) for path in sorted(data.glob("*/*.wav"))[::every]]
-    )
+    paths = sorted(data.glob("*/*.wav"))
+    if len(paths) < N_CALIBRATION:
+        raise click.UsageError(f"{data} holds {len(paths)} clips in its folders, fewer than {N_CALIBRATION}")
+    clips = np.stack([clip_samples(read_audio(path, dtype="int16"), 16000) for path in paths])
     print(date_and_cpu())
     print(", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "tflite-micro")))
     print(
         f"python -m benchmarks.tflm --data SPEECH_COMMANDS_TEST_SET_V0.02{f' --every {every}' if every > 1 else ''}\n"
     )
     rows, wrong = [["network", "ops", "clips", "values of all ops", "differ", "outputs", "differ"]], 0
-    for name, graph, x in networks(clips):
+    for name, graph, x in networks(clips, every):
         counts = compare(graph, x)
         rows.append([name, *(f"{count:,}" for count in counts)])
         wrong += counts[3]

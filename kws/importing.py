@@ -24,6 +24,8 @@ def import_tflite(path: str | Path, *, labels: Sequence[str] | None = None, pres
     file = Path(path)
     frontend = None if preset is None else get_preset(preset)
     try:
+        if file.exists() and not file.is_file():  # a device or a pipe has no end
+            raise ModelError("is no regular file")
         if file.stat().st_size > tflite.MAX_FILE_BYTES:
             raise ModelError(f"has more than {tflite.MAX_FILE_BYTES} bytes")
         data = file.read_bytes()

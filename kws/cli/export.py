@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,11 @@ def export(model: str, to: str, out: Path, name: str | None, rounding: str | Non
 
     --rounding keeps every integer of the model and changes how results are rounded, so results change a little.
     """
+    from kws.model import resolve
+
     loaded = load_model(model)
+    if os.path.realpath(out) == os.path.realpath(resolve(model)):
+        raise UsageError("would be written over the model", where=out, hint="give --out another name")
     graph = loaded.graph
     if rounding and rounding != graph.rounding:
         click.echo(

@@ -151,7 +151,7 @@ def main() -> int:
     while tally.cases != options.cases and time.monotonic() - begin < options.seconds:
         CURRENT.write_text(f"{options.first + tally.cases}\n")
         tally.run(options.first + tally.cases)
-    CURRENT.unlink()
+    CURRENT.unlink(missing_ok=True)
     print(date_and_cpu())
     print(", ".join(f"{n} {version(n)}" for n in ("numpy", "tflite-micro", "ai-edge-litert", "onnxruntime")))
     print(f"python -m tests.fuzz.differential --first {options.first} --cases {tally.cases}\n")

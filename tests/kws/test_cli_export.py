@@ -124,3 +124,15 @@ def test_export_of_a_header_is_whole_or_not_at_all(
 
 def test_export_offers_every_rounding_rule() -> None:
     assert common.ROUNDING_RULES == ROUNDING_RULES
+
+
+@pytest.mark.parametrize("to", ["c-array", "tflite", "tflite-array", "onnx", "onnx-qdq"])
+def test_the_model_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str) -> None:
+    model = tmp_path / "m.kws"
+    Model.load("commands").save(model)
+    before = model.read_bytes()
+    (tmp_path / "link.kws").symlink_to(model)
+    for out in (model, tmp_path / "link.kws"):
+        code, _, err = run(capsys, "export", "--model", model, "--to", to, "--out", out)
+        assert (code, "would be written over the model" in err) == (2, True)
+    assert model.read_bytes() == before

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,13 @@ def test_what_is_imported_is_not_written_over(
         2, f"kws: {file.name}: would be written over the file that is imported (give --out another name)\n"
     )  # fmt: skip
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_what_has_no_end_is_not_read(tmp_path: Path, kind: str) -> None:
+    source = Path("/dev/zero")
+    if kind == "pipe":
+        source = tmp_path / "pipe.tflite"
+        os.mkfifo(source)
+    with pytest.raises(ModelError, match="is no regular file"):
+        import_tflite(source)

@@ -108,14 +108,14 @@ def evaluate(
     Folders are words; one that is no label counts as `_unknown_`, `_silence_` as silence, `_background_noise_` not at
     all. Short clips are padded, long ones cut to their middle. `progress(done, total)` is called now and then.
     Raises UsageError for another split, DataError where it has no clip that can be read, and ModelError for a model
-    without `_silence_` and `_unknown_`.
+    without a front-end, `_silence_` or `_unknown_`.
     """
     if split not in (*SPLITS, ALL):
         raise UsageError(f"no split {split!r}", hint=f"one of {', '.join((*SPLITS, ALL))}")
+    model.hearing()
     missing = {SILENCE, UNKNOWN} - set(model.labels)
     if missing:
         raise ModelError(f"has no label {', '.join(sorted(missing))}: it cannot be evaluated", where="labels")
-    model.hearing()
     clips = [clip for clip in scan_folder(Path(data)) if split in (clip.split, ALL)]
     if not clips:
         raise DataError(f"no {split} clips", where=data, hint="--split all takes every clip")

@@ -72,9 +72,11 @@ class Model:
     def check(self) -> None:
         """ModelError, with the field, where the parts are wrong or do not fit one another."""
         self.graph.check()
-        if not 1 <= len(self.labels) <= MAX_LABELS or len(set(self.labels)) != len(self.labels):
-            raise ModelError(f"{len(self.labels)} labels are not 1 to {MAX_LABELS} different ones", where="labels")
+        if not 1 <= len(self.labels) <= MAX_LABELS:
+            raise ModelError(f"{len(self.labels)} labels are not 1 to {MAX_LABELS}", where="labels")
         for index, label in enumerate(self.labels):
+            if label in self.labels[:index]:
+                raise ModelError(f"{label!r} is there twice", where=f"labels[{index}]")
             if not (1 <= len(label) <= 64 and label.isprintable() and label == label.strip()):
                 raise ModelError("is not 1 to 64 printable characters", where=f"labels[{index}]")
         if (self.frontend is None) != (self.detection is None):

@@ -49,8 +49,23 @@ def export(graph: Graph, frontend: FrontendConfig | None, labels: Sequence[str],
     return writer.text()
 
 
+# Words of C11 and C++17 in lower case, which no variable can have as its name.
+_RESERVED = frozenset((
+    "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break", "case", "catch",
+    "char", "class", "compl", "const", "const_cast", "constexpr", "continue", "decltype", "default", "delete", "do",
+    "double", "dynamic_cast", "else", "enum", "explicit", "export", "extern", "false", "float", "for", "friend",
+    "goto", "if", "inline", "int", "long", "mutable", "namespace", "new", "noexcept", "not", "not_eq", "nullptr",
+    "operator", "or", "or_eq", "private", "protected", "public", "register", "reinterpret_cast", "restrict",
+    "return", "short", "signed", "sizeof", "static", "static_assert", "static_cast", "struct", "switch", "template",
+    "this", "thread_local", "throw", "true", "try", "typedef", "typeid", "typename", "union", "unsigned", "using",
+    "virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq",
+))  # fmt: skip
+
+
 def check_identifier(name: str) -> None:
-    """UsageError where C takes `name` for no identifier."""
+    """UsageError where C or C++ takes `name` for no identifier."""
+    if name in _RESERVED:
+        raise UsageError(f"{name!r} is a word of C or C++", hint=f"'{name}_model' is none")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
         raise UsageError(f"{name!r} is no C identifier", hint="a letter, then letters, digits and underscores")
 

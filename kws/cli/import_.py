@@ -35,6 +35,8 @@ def import_(file: Path, out: Path, labels: str | None, preset: str | None) -> No
     model.save(out)
     heard = "" if model.frontend else "; without a front-end it hears no sound"
     click.echo(f"{len(model.graph.ops)} ops, {len(model.labels)} labels, rounding '{model.graph.rounding}'{heard}")
+    if model.frontend and model.labels == tuple(f"class_{i}" for i in range(len(model.labels))):
+        click.echo("no labels are known: every output counts as a keyword (--labels names them)", err=True)
     click.echo(f"wrote {out}")
 
 

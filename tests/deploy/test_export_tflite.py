@@ -351,3 +351,9 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_runtime_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown runtime 'tf'"):
         run_tflite("tf", b"", {})
+
+
+def test_a_word_of_c_is_no_name() -> None:
+    for name in ("int", "class", "_x", "2x"):
+        with pytest.raises(UsageError):
+            c_header(b"1234", name)

@@ -129,7 +129,7 @@ def prepare(folder: Path) -> tuple[nn.Module, NDArray[np.float32]]:
                     opset_version=17,
                     input_names=["input"],
                 )
-        except Exception as error:
+        except Exception as error:  # whatever torch raises is what the table shows of onnx2tf
             (folder / f"{name}.failed").write_text(first_line(error))
     return fake, inputs[:, 0].numpy()
 

@@ -93,7 +93,7 @@ def eager_qat(layers: nn.Sequential, folder: Path = FOLDER) -> nn.Module:
         kinds = [type(layer) for layer in network.children()]
         pairs = [[str(i), str(i + 1)] for i, kind in enumerate(kinds) if kind is nn.Conv2d]
         network = fuse_modules_qat(network, pairs)
-        network.qconfig = get_default_qat_qconfig("qnnpack", version=0)  # type: ignore[assignment]
+        network.qconfig = get_default_qat_qconfig("qnnpack", version=0)  # type: ignore[assignment]  # torch types it as a module
         network = prepare_qat(network)
         train(network, folder)
         return network.apply(disable_observer).eval()

@@ -62,7 +62,7 @@ def run(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_student_learns_what_its_teacher_says(words: Path, run: Path, tmp_path: Path) -> None:
-    """A teacher that knows the two words by each other's name, and a student that half believes it."""
+    """A teacher that knows the two words by each other's name, and a student that believes it."""
     liar = tmp_path / "liar.kws"
     taught = kws.load(run)
     low, high, *others = taught.labels

@@ -4,15 +4,10 @@
  * Inputs are widened to int16 and copied once with their padding. Sums wrap modulo 2^32, and their true value fits, so
  * the order does not matter. The bits are those of the portable kernels.
  */
-#include "kws_arithmetic.h"
-#include "kws_x86.h"
+#include "kws_x86_avx2.h"
 
 #ifdef KWS_X86
-#include <immintrin.h>
 #include <string.h>
-
-#define TARGET __attribute__((target("avx2")))
-#define INLINE static inline __attribute__((always_inline)) TARGET
 
 enum { ROWS = 5, LANES = 8, VECTORS = 2, BLOCK = LANES * VECTORS };
 
@@ -430,155 +425,6 @@ static TARGET void depthwise_conv2d(const void *op_, const int8_t *input, const 
     }
 }
 
-/* `kws_divide` of eight sums of `count` int8, count <= 255, `multiplier` being 2^23 / count rounded up: the dividend n is
- * below 2^15, so n (multiplier - 2^23 / count) < 2^23, which leaves the quotient as it is, and n multiplier < 2^31. */
-INLINE __m256i divide8(__m256i sums, int32_t count, int32_t multiplier)
-{
-    const __m256i n = _mm256_add_epi32(_mm256_abs_epi32(sums), _mm256_set1_epi32(count / 2));
-    const __m256i quotient = _mm256_srli_epi32(_mm256_mullo_epi32(n, _mm256_set1_epi32(multiplier)), 23);
-    return _mm256_sign_epi32(quotient, sums);
-}
-
-/* Average pool of at most 255 positions, whose sums fit int16: 16 channels at a time */
-static size_t average_pool_suits(const void *op_)
-{
-    const kws_window *w = &((const kws_pool *)op_)->window;
-    return w->kernel_h * w->kernel_w <= 255 && w->in_c >= 16;
-}
-
-static TARGET void average_pool(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output,
-                                void *scratch)
-{
-    const kws_pool *op = (const kws_pool *)op_;
-    const kws_window *w = &op->window;
-    const int32_t row = w->in_w * w->in_c;
-    const __m128i low = _mm_set1_epi8((char)op->activation_min), high = _mm_set1_epi8((char)op->activation_max);
-    int32_t y, x, c, i, j;
-    (void)input2;
-    (void)scratch;
-    for (y = 0; y < w->out_h; y++) {
-        for (x = 0; x < w->out_w; x++, output += w->in_c) {
-            const int32_t top = y * w->stride_h - w->pad_top, left = x * w->stride_w - w->pad_left;
-            const int32_t i_first = kws_first(top), i_last = kws_last(top, w->kernel_h, w->in_h);
-            const int32_t j_first = kws_first(left), j_last = kws_last(left, w->kernel_w, w->in_w);
-            const int32_t count = (i_last - i_first) * (j_last - j_first);
-            const int32_t multiplier = ((1 << 23) + count - 1) / count;
-            for (c = 0; c < w->in_c; c += 16) {
-                /* the last block may begin before the end of the one before it, and computes the same there */
-                const int32_t first = c + 16 <= w->in_c ? c : w->in_c - 16;
-                const int8_t *from = input + (top + i_first) * row + (left + j_first) * w->in_c + first;
-                __m256i acc = _mm256_setzero_si256();
-                __m256i first8, last8;
-                __m128i mean;
-                for (i = i_first; i < i_last; i++, from += row)
-                    for (j = 0; j < j_last - j_first; j++) {
-                        const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)(from + j * w->in_c));
-                        acc = _mm256_add_epi16(acc, _mm256_cvtepi8_epi16(q));
-                    }
-                first8 = divide8(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(acc)), count, multiplier);
-                last8 = divide8(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(acc, 1)), count, multiplier);
-                acc = _mm256_permute4x64_epi64(_mm256_packs_epi32(first8, last8), 0xD8);
-                mean = _mm_packs_epi16(_mm256_castsi256_si128(acc), _mm256_extracti128_si256(acc, 1));
-                mean = _mm_min_epi8(_mm_max_epi8(mean, low), high);
-                _mm_storeu_si128((__m128i *)(void *)(output + first), mean);
-            }
-        }
-    }
-}
-
-/* Add: what `kws_scale` does, on 8 values of one multiplier; as `scale4`, the shifts being the same for all */
-typedef struct {
-    __m256i multiplier, round, offset, half, sign, offset2;
-    __m128i right, right2;
-} scale_all;
-
-INLINE scale_all scale_all_of(int32_t multiplier, int32_t shift, int32_t rounding)
-{
-    const int32_t second = rounding == KWS_TFLM && shift < 0 ? -shift : 0;
-    const int32_t right = 31 - shift - second;
-    scale_all s;
-    s.multiplier = _mm256_set1_epi64x(multiplier);
-    s.round = _mm256_set1_epi64x(1LL << (right - 1));
-    s.right = _mm_cvtsi32_si128(right);
-    s.offset = _mm256_set1_epi64x((int64_t)(UINT64_C(1) << (63 - right)));
-    s.half = _mm256_set1_epi64x(second ? 1LL << (second - 1) : 0);
-    s.sign = _mm256_set1_epi64x(second ? -1 : 0);
-    s.right2 = _mm_cvtsi32_si128(second);
-    s.offset2 = _mm256_set1_epi64x((int64_t)(UINT64_C(1) << (63 - second)));
-    return s;
-}
-
-INLINE __m256i scale_half(__m256i x, const scale_all *s, int twice)
-{
-    const __m256i flip = _mm256_set1_epi64x(INT64_MIN);
-    __m256i y = _mm256_add_epi64(_mm256_mul_epi32(x, s->multiplier), s->round);
-    y = _mm256_sub_epi64(_mm256_srl_epi64(_mm256_xor_si256(y, flip), s->right), s->offset);
-    if (twice) {
-        const __m256i sign = _mm256_and_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), y), s->sign);
-        y = _mm256_add_epi64(_mm256_add_epi64(y, s->half), sign);
-        y = _mm256_sub_epi64(_mm256_srl_epi64(_mm256_xor_si256(y, flip), s->right2), s->offset2);
-    }
-    return y;
-}
-
-INLINE __m256i scale8(__m256i x, const scale_all *s, int twice)
-{
-    const __m256i odd = scale_half(_mm256_srli_epi64(x, 32), s, twice);
-    return _mm256_blend_epi32(scale_half(x, s, twice), _mm256_slli_epi64(odd, 32), 0xAA);
-}
-
-/* (q - Z) << 20 of 8 values, scaled */
-INLINE __m256i common8(const int8_t *from, int32_t zero_point, const scale_all *s, int twice)
-{
-    const __m256i q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)from));
-    return scale8(_mm256_slli_epi32(_mm256_sub_epi32(q, _mm256_set1_epi32(zero_point)), 20), s, twice);
-}
-
-INLINE void add_all(const kws_add_op *op, const int8_t *input, const int8_t *input2, int8_t *output, int twice)
-{
-    const kws_requant *requant = &op->requant;
-    const scale_all a = scale_all_of(op->multiplier, op->shift, requant->rounding);
-    const scale_all b = scale_all_of(op->multiplier2, op->shift2, requant->rounding);
-    const scale_all c = scale_all_of(requant->multiplier[0], requant->shift[0], requant->rounding);
-    const __m256i zero = _mm256_set1_epi32(requant->zero_point);
-    const __m256i low = _mm256_set1_epi32(requant->activation_min - requant->zero_point);
-    const __m256i high = _mm256_set1_epi32(requant->activation_max - requant->zero_point);
-    int8_t rest[2][LANES];
-    int32_t i;
-    for (i = 0; i < op->size; i += LANES) {
-        const int32_t left = op->size - i;
-        const int8_t *from = input + i, *from2 = input2 + i;
-        __m256i y;
-        __m128i wide;
-        if (left < LANES) {
-            memset(rest, 0, sizeof rest);
-            from = memcpy(rest[0], from, (size_t)left);
-            from2 = memcpy(rest[1], from2, (size_t)left);
-        }
-        y = _mm256_add_epi32(common8(from, op->input_zero_point, &a, twice),
-                             common8(from2, op->input2_zero_point, &b, twice));
-        y = _mm256_add_epi32(_mm256_min_epi32(_mm256_max_epi32(scale8(y, &c, twice), low), high), zero);
-        wide = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
-        wide = _mm_packs_epi16(wide, wide);
-        if (left < LANES) {
-            _mm_storel_epi64((__m128i *)(void *)rest[0], wide);
-            memcpy(output + i, rest[0], (size_t)left);
-        } else {
-            _mm_storel_epi64((__m128i *)(void *)(output + i), wide);
-        }
-    }
-}
-
-static TARGET void add(const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
-{
-    const kws_add_op *op = (const kws_add_op *)op_;
-    (void)scratch;
-    if (op->requant.rounding == KWS_TFLM)
-        add_all(op, input, input2, output, 1);
-    else
-        add_all(op, input, input2, output, 0);
-}
-
 static size_t always_suits(const void *op)
 {
     (void)op;
@@ -586,8 +432,9 @@ static size_t always_suits(const void *op)
 }
 
 const kws_fast_path kws_avx2_paths[] = {
-    {"add avx2", kws_add, add, always_suits, kws_pack_nothing, kws_no_scratch},
-    {"average_pool avx2", kws_average_pool, average_pool, average_pool_suits, kws_pack_nothing, kws_no_scratch},
+    {"add avx2", kws_add, kws_avx2_add, always_suits, kws_pack_nothing, kws_no_scratch},
+    {"average_pool avx2", kws_average_pool, kws_avx2_average_pool, kws_avx2_average_pool_suits, kws_pack_nothing,
+     kws_no_scratch},
     {"conv2d avx2", kws_conv2d, conv2d, conv2d_packed_size, conv2d_pack, padded_size},
     {"depthwise_conv2d avx2", kws_depthwise_conv2d, depthwise_conv2d, depthwise_packed_size, depthwise_pack,
      padded_size},

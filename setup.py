@@ -16,6 +16,8 @@ def extension(name: str, sources: set[str]) -> Extension:
         sources=sorted(sources),
         depends=[__file__, *sorted(map(str, SOURCES.glob("*.[ch]")))],
         define_macros=[("Py_LIMITED_API", "0x030B0000")],
+        # behind CFLAGS of the environment: not optimized, the x86 kernels take more stack than a process has
+        extra_compile_args=["-O3"],
         py_limited_api=True,
         optional=True,
     )

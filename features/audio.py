@@ -19,6 +19,7 @@ MAX_SECONDS = 4 * 3600  # 16 kHz float32: 0.9 GB. A few bytes of FLAC can claim 
 _MIN_RATE, _MAX_RATE = 1_000, 1_000_000  # Hz; outside it is a broken header, and 1 Hz would swell 16,000 times
 _BLOCK_VALUES = 1 << 18
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes: header, segment table, segments
+_UNRECOGNISED = 1  # SF_ERR_UNRECOGNISED_FORMAT
 _MAX_FLOAT32 = np.float32(1.0 - 2.0**-24)  # the largest below full scale
 
 
@@ -46,12 +47,21 @@ def read_audio(
         with path.open("rb") as file, sf.SoundFile(file.fileno(), closefd=False) as sound:
             samples = _decode(sound, dtype, sample_rate, path, said)
     except sf.LibsndfileError as error:
-        raise AudioError(f"cannot be decoded: {error.error_string.strip()}", where=path) from None
+        raise _undecoded(error.code, path) from None
     except OSError as error:
         raise AudioError(f"cannot be read: {error.strerror}", where=path) from None
     if notes is not None:
         notes.extend(f"{path}: {line}" for line in said)
     return samples
+
+
+def _undecoded(code: int, path: Path) -> AudioError:
+    """In our words: libsndfile's name its internals, and call a cut MP3 "does not exist or is not a regular file"."""
+    if code == _UNRECOGNISED:
+        what = "is no sound file, or of a kind that libsndfile does not read"
+        return AudioError(f"cannot be decoded: it {what}", where=path, hint="convert it to WAV or FLAC")
+    what = "is damaged, cut short, or in an encoding that libsndfile does not read"
+    return AudioError(f"cannot be decoded: it {what}", where=path, hint="copy or encode it again, best as WAV or FLAC")
 
 
 def _decode(sound: sf.SoundFile, dtype: str, sample_rate: int, path: Path, said: list[str]) -> NDArray[Any]:
@@ -134,7 +144,8 @@ def _mono_blocks(sound: sf.SoundFile, path: Path, said: list[str]) -> Iterator[N
     if beyond:
         said.append(f"{beyond} values beyond full scale saturated")
     if count < sound.frames:
-        raise AudioError(f"is truncated: {count} of {sound.frames} frames could be decoded", where=path)
+        what = f"is truncated: {count} of {sound.frames} frames could be decoded"
+        raise AudioError(what, where=path, hint="copy or encode it again")
 
 
 def _resample(blocks: Iterator[NDArray[np.float32]], source: int, target: int) -> Iterator[NDArray[np.float32]]:

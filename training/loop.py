@@ -26,6 +26,11 @@ from training.report import Progress
 from training.sampling import EpochPlan
 
 CHECKPOINT, FLOAT = "checkpoint.pt", "float.pt"  # the last epoch; the end of the float phase
+FIELDS = {
+    "config": dict, "data": str, "phase": str, "epoch": int, "model": dict, "optimizer": dict, "history": list,
+    "figures": dict, "torch_rng": Tensor,
+}  # fmt: skip
+"""Of a checkpoint; younger ones have `noise` and `order` too."""
 Teach = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # windows (B, n) in [-1, 1] -> posteriors (B, n_labels)
 LINES = 15  # about so many lines are said of a phase
 
@@ -80,9 +85,7 @@ class Loop:
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=self.config.weight_decay)
         first = 0
         if state:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            checkpoint.restore_random(state)
+            checkpoint.restore(state, self.config.out, model, optimizer)
             first = state["epoch"]
         else:
             self.save(CHECKPOINT, model, optimizer)

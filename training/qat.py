@@ -16,7 +16,6 @@ S_in * S_w, ReLU6 as its op's output quantizer, and the integer average pool. Se
 from __future__ import annotations
 
 import copy
-import pickle
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -205,7 +204,7 @@ def load(path: Path) -> nn.Module:
     from training.networks.registry import build  # the networks import this module's stubs
 
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = checkpoint.read(path)
         meta = saved["meta"]
         model = build(meta["network"], tuple(meta["input_shape"]), meta["n_labels"])
         prepare = prepare_ptq if meta["ptq"] else prepare_qat
@@ -213,8 +212,8 @@ def load(path: Path) -> nn.Module:
         keys = model.load_state_dict(saved["state"], strict=False)
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=path) from None
-    except (EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ModelError(f"is not a fake-quantized network ({type(error).__name__})", where=path) from None
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        raise ModelError("is not a fake-quantized network", where=path) from None
     if keys.unexpected_keys or not all(name.endswith(_OBSERVED) for name in keys.missing_keys):
         raise ModelError(f"does not fit network {meta['network']}", where=path)
     freeze(model)

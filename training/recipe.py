@@ -26,7 +26,7 @@ from training.config import TrainConfig
 from training.convert import convert
 from training.dataset import Corpus, scan
 from training.loading import HeldOut, TrainingData, load_data
-from training.loop import CHECKPOINT, FLOAT, Loop, Phase, Teach, logits
+from training.loop import CHECKPOINT, FIELDS, FLOAT, Loop, Phase, Teach, logits
 from training.networks import registry
 from training.report import Progress
 
@@ -89,8 +89,7 @@ def train(
         loop.save(FLOAT, model)
         state = {}
     elif loop.phase == "quantization":
-        model.load_state_dict(state["model"])
-        checkpoint.restore_random(state)
+        checkpoint.restore(state, config.out, model)
         state = {}
     scheme = qat.QuantScheme(scheme=config.scheme, weights=config.weights)
     if config.ptq:
@@ -141,10 +140,10 @@ def _open_run(config: TrainConfig, resume: bool) -> dict[str, Any]:
             what = f"is not empty: it holds {others[0]!r} and no training to go on with"
             raise UsageError(what, where=config.out, hint="choose another --out")
         return {}
-    state = checkpoint.load(path)
+    state = checkpoint.load(path, **FIELDS)
     changed = _changed(config, state)
     if changed and set(changed) <= QUANTIZATION and (config.out / FLOAT).exists():
-        end_of_float = checkpoint.load(config.out / FLOAT)
+        end_of_float = checkpoint.load(config.out / FLOAT, **FIELDS)
         if set(_changed(config, end_of_float)) <= QUANTIZATION:
             return end_of_float
     if changed:

@@ -11,7 +11,7 @@ import numpy as np
 from deploy.export.common import metadata
 from deploy.export.onnx_file import Writer, clamp_of
 from deploy.export.onnx_qdq import QdqWriter
-from deploy.export.onnx_qlinear import QLinearWriter
+from deploy.export.onnx_qlinear import QLinearWriter, is_odd_add
 from deploy.graph import Graph, Op
 from deploy.ops.base import Padding
 from deploy.ops.concatenation import Concatenation
@@ -52,6 +52,17 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None,
         except ModelError as error:
             raise ModelError(f"ONNX: {error.what}", where=error.where or f"op '{op.name}'", hint=error.hint) from None
     return writer.finish(metadata(graph, labels, frontend))
+
+
+def odd_zero_points(graph: Graph, *, qdq: bool = False) -> str:
+    """A line that names the adds with an odd output zero point and says what becomes of their ties; "" without any."""
+    names = ", ".join(f"'{op.name}'" for op in graph.ops if is_odd_add(graph, op))
+    made = (
+        "ONNX Runtime makes a QLinearAdd of it, whose ties then go to odd (--to onnx avoids it)"
+        if qdq
+        else "written as DequantizeLinear, Sum, QuantizeLinear, since the ties of a QLinearAdd would go to odd"
+    )
+    return f"add {names}: odd output zero point: {made}" if names else ""
 
 
 def _pads(padding: Padding) -> list[int]:

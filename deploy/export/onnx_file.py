@@ -43,9 +43,10 @@ class Writer(ABC):
     def dense(self, op: Op) -> None:
         """Write a fully connected op."""
 
-    @abstractmethod
     def compute(self, kind: str, op: Op, output: str, *, clamp: Pair = FULL_CLAMP, **attributes: Any) -> None:
-        """Write what ONNX's operator `kind` computes of the op's inputs, into the tensor `output`."""
+        """Write what ONNX's operator `kind` computes of the op's inputs, into the tensor `output`: on reals here."""
+        sources = [self._real(x.name, x.name, self.domain(x)) for x in self.graph.inputs_of(op)]
+        self._quantized(kind, sources, op, output, clamp, **attributes)
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -90,6 +91,17 @@ class Writer(ABC):
         if written != output:
             ends = [self.constant(f"{output}/{end}", np.int8(q)) for end, q in zip(("min", "max"), clamp, strict=True)]
             self._nodes.append(self._onnx.helper.make_node("Clip", [written, *ends], [output]))
+
+    def _real(self, wanted: str, source: str, domain: list[str], **attributes: Any) -> str:
+        """The reals that the tensor `source` stands for, as a tensor of their own for each reader."""
+        made = self.name(f"{wanted}/real")
+        self.node("DequantizeLinear", [source, *domain], made, **attributes)
+        return made
+
+    def _quantized(self, kind: str, sources: list[str], op: Op, output: str, clamp: Pair, **attributes: Any) -> None:
+        real = self.name(f"{op.output}/real")
+        self.node(kind, sources, real, **attributes)
+        self.node("QuantizeLinear", [real, *self.domain(self.graph.tensors[op.output])], output, clamp=clamp)
 
     def finish(self, metadata: str) -> bytes:
         """The content of the file."""

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from deploy.export.onnx_file import Writer, clamp_of, weight_scales
 from deploy.graph import Op
-from deploy.ops.base import Pair
 from deploy.tensor import IntArray, Tensor
-from deploy.tflite_rules import FULL_CLAMP
 from kws.errors import ModelError
 
 SUMS = (
@@ -36,10 +34,6 @@ class QdqWriter(Writer):
         weight = self.graph.tensors[op.inputs[1]].data
         assert weight is not None
         self._affine("Gemm", op, weight, transB=1)
-
-    def compute(self, kind: str, op: Op, output: str, *, clamp: Pair = FULL_CLAMP, **attributes: Any) -> None:
-        sources = [self._real(x.name, x.name, self.domain(x)) for x in self.graph.inputs_of(op)]
-        self._quantized(kind, sources, op, output, clamp, **attributes)
 
     def _affine(self, kind: str, op: Op, weight: IntArray, **attributes: Any) -> None:
         x, kept, bias = self.graph.inputs_of(op)
@@ -63,14 +57,3 @@ class QdqWriter(Writer):
             self.constant(f"{tensor.name}/zero_point", zero_points),
         ]
         return self._real(tensor.name, self.constant(tensor.name, values), domain, axis=0)
-
-    def _real(self, wanted: str, source: str, domain: list[str], **attributes: Any) -> str:
-        """The reals that the tensor `source` stands for, as a tensor of their own for each reader."""
-        made = self.name(f"{wanted}/real")
-        self.node("DequantizeLinear", [source, *domain], made, **attributes)
-        return made
-
-    def _quantized(self, kind: str, sources: list[str], op: Op, output: str, clamp: Pair, **attributes: Any) -> None:
-        real = self.name(f"{op.output}/real")
-        self.node(kind, sources, real, **attributes)
-        self.node("QuantizeLinear", [real, *self.domain(self.graph.tensors[op.output])], output, clamp=clamp)

@@ -3,7 +3,7 @@
 
 ONNX Runtime computes a requantization as rint(float32(acc) * float32(Sx Sw / Sy)) + Z: one rounding, ties to even, as
 the rule `half_even`, but for products that float32 rounds across a tie. It derives that factor from the scales alone,
-so there is no multiplier or shift here to compare with.
+so there is no multiplier or shift here to compare with. An add whose output has an odd zero point is on reals.
 
 Activations stay int8: on x86 with AVX2 and without VNNI, products of uint8 and int8 are added in 16 bits and saturate.
 """
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from deploy.export.onnx_file import OPSET, Writer, clamp_of, weight_scales
-from deploy.graph import Op
+from deploy.graph import Graph, Op
 from deploy.ops.base import Pair
 from deploy.tensor import IntArray
 from deploy.tflite_rules import FULL_CLAMP
@@ -23,6 +23,11 @@ from deploy.tflite_rules import FULL_CLAMP
 _CONTRIB = "com.microsoft"
 _MORE: dict[str, dict[str, Any]] = {"GlobalAveragePool": {"channels_last": 0}, "Softmax": {"opset": OPSET}}
 """What ONNX Runtime's operators are told besides the attributes of ONNX's."""
+
+
+def is_odd_add(graph: Graph, op: Op) -> bool:
+    """Whether QLinearAdd, which adds Z before it rounds half to even, would turn the op's ties."""
+    return op.kind == "add" and graph.tensors[op.output].zero_point % 2 == 1
 
 
 class QLinearWriter(Writer):
@@ -47,6 +52,9 @@ class QLinearWriter(Writer):
         self.node("Reshape", [made, shapes[1]], op.output)
 
     def compute(self, kind: str, op: Op, output: str, *, clamp: Pair = FULL_CLAMP, **attributes: Any) -> None:
+        if is_odd_add(self.graph, op):
+            super().compute("Sum", op, output, clamp=clamp)  # ONNX Runtime makes a QLinearAdd of an Add on reals
+            return
         target = self.graph.tensors[op.output]
         first = self.domain(target) if kind == "Concat" else []
         inputs = [name for x in self.graph.inputs_of(op) for name in (x.name, *self.domain(x))]

@@ -103,6 +103,8 @@ def _onnx(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) 
     _refuse_name(name)
     _write(out, onnx.export(graph, loaded.labels, loaded.frontend))
     click.echo(f"rounding '{graph.rounding}': {onnx.RUNTIMES[graph.rounding]}")
+    if said := onnx.odd_zero_points(graph):
+        click.echo(said)
 
 
 def _onnx_qdq(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
@@ -111,6 +113,8 @@ def _onnx_qdq(loaded: Model, graph: Graph, model: str, out: Path, name: str | No
     _refuse_name(name)
     _write(out, onnx.export(graph, loaded.labels, loaded.frontend, qdq=True))
     click.echo(f"rounding '{graph.rounding}': {onnx.RUNTIMES[graph.rounding]}; {onnx_qdq.SUMS}")
+    if said := onnx.odd_zero_points(graph, qdq=True):
+        click.echo(said)
 
 
 def _refuse_name(name: str | None) -> None:

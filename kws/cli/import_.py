@@ -43,10 +43,12 @@ def import_(file: Path, out: Path, labels: str | None, preset: str | None) -> No
 def _names(labels: str) -> list[str]:
     """The labels of a file, or those between commas."""
     path = Path(labels)
-    if "," not in labels and (path.suffix == ".txt" or len(path.parts) > 1) and not path.is_file():
-        raise UsageError("no such file of labels", where=labels, hint="names have commas between")
-    if "," in labels or not path.is_file():
+    if "," in labels:
         return [name.strip() for name in labels.split(",")]
+    if not path.is_file():
+        if path.suffix or "/" in labels or os.sep in labels:
+            raise UsageError("no such file of labels", where=labels, hint="names have commas between")
+        return [labels.strip()]
     try:
         return [name.strip() for name in path.read_text(encoding="utf-8").splitlines() if name.strip()]
     except UnicodeDecodeError:

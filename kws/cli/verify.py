@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kws.cli.common import PATH, columns, load_model, model_option, progress, sound_files
-from kws.errors import DataError, KwsError, MissingExtraError
+from kws.errors import KwsError, MissingExtraError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +94,7 @@ def _windows(model: Model, folder: Path) -> tuple[NDArray[np.int8], int]:
         clip = clip_samples(samples, frontend.clip_samples)
         found.append(input_features(clip, frontend, model.graph.input_params)[..., None])
     if not found:
-        raise DataError("no sound file that can be used", where=folder)
+        raise click.exceptions.Exit(1)  # each file, or the folder without any, has had its line
     return np.stack(found), failed
 
 

@@ -219,4 +219,6 @@ def test_the_command_hears_recordings(
     assert main(["verify", "--model", str(deaf), "--inputs", str(tmp_path)]) == 1
     assert "this model takes features, not sound" in capfd.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert main(["verify", "--inputs", str(tmp_path / "empty")]) == 1
+    for folder, why in (("empty", "holds no sound files"), ("missing", "no such file")):
+        assert main(["verify", "--inputs", str(tmp_path / folder)]) == 1
+        assert capfd.readouterr() == ("", f"kws: {tmp_path / folder}: {why}\n")

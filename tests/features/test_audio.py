@@ -142,6 +142,19 @@ def test_a_truncated_file_is_refused(tmp_path, file_format, kept):
     refuse(path, "truncated|cannot be decoded")
 
 
+@pytest.mark.parametrize(("file_format", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), *LOSSY])
+def test_what_cannot_be_decoded_is_said_in_our_words(tmp_path, file_format, subtype):
+    path, random = tmp_path / f"x.{file_format}", np.random.default_rng(0)
+    path.write_bytes(random.bytes(5_000))
+    refuse(path, r"decoded: it is no sound file, or of a kind .* \(convert it to WAV or FLAC\)$")
+    content = written(path, file_format=file_format, subtype=subtype).read_bytes()
+    for damaged in (content[:40], content[: len(content) // 2], content[:44] + random.bytes(len(content))):
+        path.write_bytes(damaged)
+        if file_format == "WAV" and len(damaged) > len(content):
+            continue  # noise is as good a sound as any
+        refuse(path, r"(decoded: it is damaged, cut short, or in an encoding .*|is truncated: .*) \(copy .* again.*\)$")
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_an_ogg_file_cut_anywhere_is_refused(tmp_path, subtype):
     """Between pages too, where all that is left decodes; whole, and with some junk behind, the file is good."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,3 +109,13 @@ def test_exporters_says_what_did_not_install_and_goes_on(tmp_path: Path, monkeyp
     assert column["install"] == "did not install: no network"
     assert set(column) == set(exporters.ROWS)
     assert "| install | did not install: no network |" in exporters.table({"onnx2tf": column})
+
+
+def test_vela_says_in_a_line_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import vela
+
+    monkeypatch.setitem(sys.modules, "ethosu", None)
+    with pytest.raises(
+        SystemExit, match=r"^ethos-u-vela is not installed \(pip install -c constraints.txt ethos-u-vela"
+    ):
+        vela.main([])

@@ -106,6 +106,15 @@ def test_export_to_onnx_qdq_says_what_it_leaves_open(
     assert out.read_bytes() == onnx.export(tone_model.graph, tone_model.labels, tone_model.frontend, qdq=True)
 
 
+def test_export_to_onnx_names_the_adds_whose_zero_point_is_odd(
+    capsys: pytest.CaptureFixture[str], tone_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "odd_zero_points", lambda graph, qdq=False: f"add 'x', qdq {qdq}")
+    for to, line in (("onnx", "add 'x', qdq False"), ("onnx-qdq", "add 'x', qdq True")):
+        code, printed, err = run(capsys, "export", "--model", tone_model_file, "--to", to, "--out", tmp_path / to)
+        assert (code, printed.splitlines()[1:], err) == (0, [line, f"wrote {tmp_path / to}"], "")
+
+
 def test_export_of_a_header_is_whole_or_not_at_all(
     capsys: pytest.CaptureFixture[str], tone_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

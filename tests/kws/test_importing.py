@@ -124,8 +124,9 @@ def test_files_that_cannot_be_read_are_named(capsys: pytest.CaptureFixture[str],
     text.write_bytes(b"\xff\xfe")
     code, _, err = run(capsys, "import", missing, "--out", out, "--labels", text)
     assert (code, err) == (2, f"kws: {text}: is not text in UTF-8\n")
-    code, _, err = run(capsys, "import", missing, "--out", out, "--labels", "names.txt")
-    assert (code, err) == (2, "kws: names.txt: no such file of labels (names have commas between)\n")
+    for labels in ("names.txt", "names.csv", "names.json", "./names", "names/", str(tmp_path), f"{tmp_path}/names"):
+        code, _, err = run(capsys, "import", missing, "--out", out, "--labels", labels)
+        assert (code, err) == (2, f"kws: {labels}: no such file of labels (names have commas between)\n")
 
 
 def test_what_is_imported_is_not_written_over(

@@ -286,6 +286,9 @@ def test_files_of_strangers_are_refused_and_never_run(
     path.write_bytes(b"")
     with pytest.raises(ModelError, match="is not a fake-quantized network"):
         qat.load(path)
+    torch.save(torch.zeros(3), path)
+    with pytest.raises(ModelError, match="is not a fake-quantized network"):
+        qat.load(path)
     path.write_bytes(b"no checkpoint")
     with pytest.raises(ModelError, match="is not a fake-quantized network"):
         qat.load(path)

@@ -147,6 +147,13 @@ def test_resume_after_the_data_changed_is_refused(trained: recipe.Trained, tones
         recipe.train(config_for(tones, tmp_path / "run"), resume=True)
 
 
+def test_resume_of_a_checkpoint_without_settings_is_refused(tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    torch.save({"version": 1}, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(DataError, match=r"checkpoint.pt: is no checkpoint of a training: it has no config"):
+        recipe.train(config_for(tones, tmp_path / "run"), resume=True)
+
+
 def test_resume_without_a_checkpoint_says_so(tones: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no checkpoint to resume from"):
         recipe.train(config_for(tones, tmp_path / "run"), resume=True)

@@ -83,6 +83,10 @@ def _add(writer: Writer, op: Op) -> None:
     writer.compute("Add", op, op.output, clamp=clamp_of(op))
 
 
+def _mul(writer: Writer, op: Op) -> None:
+    writer.compute("Mul", op, op.output, clamp=clamp_of(op))
+
+
 def _window(pool: Pool) -> dict[str, Any]:
     return {"kernel_shape": pool.kernel, "strides": pool.stride, "pads": _pads(pool.padding)}
 
@@ -153,6 +157,10 @@ def _reshape(writer: Writer, op: Op) -> None:
         writer.node("Transpose", [target], op.output, perm=[0, 3, 1, 2])
 
 
+def _logistic(writer: Writer, op: Op) -> None:
+    writer.compute("Sigmoid", op, op.output)
+
+
 def _softmax(writer: Writer, op: Op) -> None:
     attributes = cast(Softmax, op.attributes)
     (x,) = writer.graph.inputs_of(op)
@@ -166,6 +174,7 @@ _WRITE: dict[str, Callable[[Writer, Op], None]] = {
     "depthwise_conv2d": _depthwise_conv2d,
     "fully_connected": _fully_connected,
     "add": _add,
+    "mul": _mul,
     "average_pool": _average_pool,
     "max_pool": _max_pool,
     "mean": _mean,
@@ -173,5 +182,6 @@ _WRITE: dict[str, Callable[[Writer, Op], None]] = {
     "slice": _slice,
     "pad": _pad,
     "reshape": _reshape,
+    "logistic": _logistic,
     "softmax": _softmax,
 }

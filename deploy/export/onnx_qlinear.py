@@ -26,7 +26,7 @@ _MORE: dict[str, dict[str, Any]] = {"GlobalAveragePool": {"channels_last": 0}, "
 
 
 class QLinearWriter(Writer):
-    """Add, pools, mean, concatenation and softmax are operators of ONNX Runtime's com.microsoft, version 1."""
+    """All but convolution and what moves values are operators of ONNX Runtime's com.microsoft, version 1."""
 
     opsets: ClassVar[dict[str, int]] = {"": OPSET, _CONTRIB: 1}
 

@@ -3,7 +3,7 @@
 
     python -m tests.fuzz.differential --seconds 300                       # new cases each time: `make fuzz`
     python -m tests.fuzz.differential --seconds 30 --cases 150 --first 1  # the same in every run: .ci/run
-    python -m tests.fuzz.differential --first 661 --cases 1               # one case again
+    python -m tests.fuzz.differential --first 1661 --cases 1              # one case again
 
 NumPy under each rule, C with every instruction set of the host, TensorFlow Lite Micro, LiteRT in three ways, ONNX
 Runtime in two. Prints how many cases were tried, and by op and engine how many values differ where they may: of graphs

@@ -35,6 +35,7 @@ def other_ops() -> Network:
     x = builder.max_pool(x, "max_pool", (2, 2))
     top = builder.slice(x, "slice", begin=(0, 0, 0), size=(20, 5, 16))
     x = builder.concatenation((top, x), "concatenation", axis=0, output=QuantParams(0.25, -1))
+    x = builder.mul(x, builder.logistic(x, "logistic"), "mul", output=QuantParams(0.25, -1))
     x = builder.mean(x, "mean")
     weight = rng.integers(-127, 128, (12, 16)).astype(np.int8)
     x = builder.fully_connected(x, "dense", weight, 0.0078125, 0, None, output=params)

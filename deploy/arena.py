@@ -20,7 +20,7 @@ from kws.errors import ModelError
 ALIGNMENT = 16  # bytes, that of KWS_ALIGNMENT in c/kws_nn.h
 
 # Kernels that may write over an input of at least the output's size; deploy/c says so beside each.
-_IN_PLACE = ("add", "reshape", "slice", "softmax")
+_IN_PLACE = ("add", "logistic", "mul", "reshape", "slice", "softmax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ def check_arena(graph: Graph, arena: Arena) -> ArenaReport:
             if (place(name) != number[name]).any():
                 raise ModelError(f"'{name}' is overwritten before op '{op.name}' reads it", where="arena")
         for name in reads:
-            if op.kind not in _IN_PLACE and _overlap(arena, activations, name, op.output):
+            in_place = op.kind in _IN_PLACE and activations[name] >= activations[op.output]
+            if not in_place and _overlap(arena, activations, name, op.output):
                 raise ModelError(f"op '{op.name}' writes over its input '{name}'", where="arena")
             if _overlap(arena, activations, name, op.output) and arena.offsets[name] != arena.offsets[op.output]:
                 raise ModelError(f"op '{op.name}' writes into the middle of its input '{name}'", where="arena")

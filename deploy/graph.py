@@ -21,12 +21,14 @@ from deploy.ops.concatenation import Concatenation, concatenation_multipliers
 from deploy.ops.conv2d import Conv2d
 from deploy.ops.depthwise_conv2d import DepthwiseConv2d
 from deploy.ops.fully_connected import FullyConnected
+from deploy.ops.logistic import Logistic, logistic_multiplier
 from deploy.ops.max_pool import MaxPool
 from deploy.ops.mean import Mean, mean_multiplier
+from deploy.ops.mul import Mul, mul_multiplier
 from deploy.ops.pad import Pad
 from deploy.ops.reshape import Reshape
 from deploy.ops.slice import Slice
-from deploy.ops.softmax import SOFTMAX_OUTPUT, Softmax, softmax_multiplier
+from deploy.ops.softmax import PROBABILITY, Softmax, softmax_multiplier
 from deploy.tensor import IntArray, Shape, Tensor
 from kws.arithmetic.fixedpoint import ROUNDING_RULES
 from kws.arithmetic.quant import QuantParams
@@ -104,7 +106,7 @@ class Graph:
             return self
         logits = self.tensors[self.output]
         name = next(n for n in (f"softmax{'_' * i}" for i in range(len(self.tensors) + 1)) if n not in self.tensors)
-        output = Tensor(name, logits.shape, "int8", SOFTMAX_OUTPUT.scale, SOFTMAX_OUTPUT.zero_point)
+        output = Tensor(name, logits.shape, "int8", PROBABILITY.scale, PROBABILITY.zero_point)
         op = Op(name, (logits.name,), name, Softmax(*softmax_multiplier(logits.params.scale)))
         return replace(self, tensors={**self.tensors, name: output}, ops=(*self.ops, op), output=name)
 
@@ -243,6 +245,15 @@ class GraphBuilder:
         requant = self._requant(pairs[2], output, (activation_min, activation_max))
         return self._add_op(name, (a, b), Add(requant_a, requant_b, requant), output)
 
+    def mul(
+        self, a: str, b: str, name: str, *, output: QuantParams, activation_min: int = -128, activation_max: int = 127
+    ) -> str:
+        """Product of two tensors of one shape, or of (H, W, C) and (1, 1, C) in either order."""
+        multiplier = mul_multiplier(self.params(a).scale, self.params(b).scale, output.scale)
+        return self._add_op(
+            name, (a, b), Mul(self._requant(multiplier, output, (activation_min, activation_max))), output
+        )
+
     def concatenation(self, xs: Sequence[str], name: str, *, axis: int, output: QuantParams | None = None) -> str:
         """Inputs side by side along `axis` (without the batch axis); `output` None keeps the (S, Z) of the first."""
         target = output or self.params(xs[0])
@@ -263,10 +274,14 @@ class GraphBuilder:
         """The same values under another shape."""
         return self._add_op(name, (x,), Reshape(tuple(shape)), self.params(x))
 
+    def logistic(self, x: str, name: str) -> str:
+        """Integer 1 / (1 + exp(-x)); its output has S = 1/256, Z = -128."""
+        return self._add_op(name, (x,), Logistic(*logistic_multiplier(self.params(x).scale)), PROBABILITY)
+
     def softmax(self, x: str, name: str, *, beta: float = 1.0) -> str:
         """Integer softmax over the last axis; its output has S = 1/256, Z = -128."""
         multiplier, left_shift = softmax_multiplier(self.params(x).scale, beta)
-        return self._add_op(name, (x,), Softmax(multiplier, left_shift), SOFTMAX_OUTPUT)
+        return self._add_op(name, (x,), Softmax(multiplier, left_shift), PROBABILITY)
 
     def finish(self, output: str) -> Graph:
         """The checked graph."""

@@ -102,6 +102,10 @@ _STRUCTURES = {
             *_int32("size", "input_zero_point", "input2_zero_point", "multiplier", "shift", "multiplier2", "shift2"),
             ("requant", _Requant),
         ),
+        _structure(
+            "kws_mul_op",
+            *_int32("rows", "row_size", "input_zero_point", "input2_zero_point"), ("requant", _Requant),
+        ),
         _structure("kws_mean_op", *_int32("count", "channels", "input_zero_point"), ("requant", _Requant)),
         _structure(
             "kws_concatenation_op",
@@ -112,6 +116,7 @@ _STRUCTURES = {
             "kws_block",
             ("shape", c_int32 * 4), ("begin", c_int32 * 4), ("size", c_int32 * 4), ("zero_point", c_int32),
         ),
+        _structure("kws_lookup_op", ("size", c_int32), ("table", c_void_p)),
         _structure("kws_softmax_op", *_int32("rows", "classes", "multiplier", "left_shift")),
     )
 }  # fmt: skip

@@ -21,7 +21,9 @@ from deploy.ops.concatenation import Concatenation
 from deploy.ops.conv2d import Conv2d
 from deploy.ops.depthwise_conv2d import DepthwiseConv2d
 from deploy.ops.fully_connected import FullyConnected
+from deploy.ops.logistic import Logistic, integer_logistic
 from deploy.ops.mean import Mean, divided_multiplier
+from deploy.ops.mul import Mul
 from deploy.ops.pad import Pad
 from deploy.ops.pool import Pool
 from deploy.ops.slice import Slice
@@ -202,6 +204,19 @@ def _add(graph: Graph, op: Op, inputs: tuple[int, ...], output: int) -> Lowered:
     yield "kws_add", "kws_add_op", fields, inputs
 
 
+def _mul(graph: Graph, op: Op, inputs: tuple[int, ...], output: int) -> Lowered:
+    """The larger input first: the other meets each of its rows."""
+    a, b = graph.inputs_of(op)
+    if a.size < b.size:
+        a, b, inputs = b, a, inputs[::-1]
+    fields: Fields = {
+        "rows": a.size // b.size, "row_size": b.size,
+        "input_zero_point": a.zero_point, "input2_zero_point": b.zero_point,
+        "requant": _requant(cast(Mul, op.attributes).requant),
+    }  # fmt: skip
+    yield "kws_mul", "kws_mul_op", fields, inputs
+
+
 def _mean(graph: Graph, op: Op, inputs: tuple[int, ...], output: int) -> Lowered:
     attributes = cast(Mean, op.attributes)
     (x,) = graph.inputs_of(op)
@@ -265,6 +280,14 @@ def _pad(graph: Graph, op: Op, inputs: tuple[int, ...], output: int) -> Lowered:
     yield "kws_pad", "kws_block", fields, inputs
 
 
+def _logistic(graph: Graph, op: Op, inputs: tuple[int, ...], output: int) -> Lowered:
+    attributes = cast(Logistic, op.attributes)
+    (x,) = graph.inputs_of(op)
+    every_q = np.arange(256, dtype=np.uint8).view(np.int8)
+    table = integer_logistic(every_q, x.zero_point, attributes.multiplier, attributes.left_shift)
+    yield "kws_lookup", "kws_lookup_op", {"size": x.size, "table": table}, inputs
+
+
 def _softmax(graph: Graph, op: Op, inputs: tuple[int, ...], output: int) -> Lowered:
     attributes = cast(Softmax, op.attributes)
     (x,) = graph.inputs_of(op)
@@ -280,6 +303,7 @@ _LOWER: dict[str, Callable[[Graph, Op, tuple[int, ...], int], Lowered]] = {
     "depthwise_conv2d": _depthwise_conv2d,
     "fully_connected": _fully_connected,
     "add": _add,
+    "mul": _mul,
     "average_pool": _pool,
     "max_pool": _pool,
     "mean": _mean,
@@ -287,5 +311,6 @@ _LOWER: dict[str, Callable[[Graph, Op, tuple[int, ...], int], Lowered]] = {
     "slice": _slice,
     "pad": _pad,
     "reshape": _reshape,
+    "logistic": _logistic,
     "softmax": _softmax,
 }

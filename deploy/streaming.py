@@ -26,6 +26,7 @@ from deploy.ops.base import OpAttributes
 from deploy.ops.concatenation import Concatenation
 from deploy.ops.conv2d import Conv2d
 from deploy.ops.depthwise_conv2d import DepthwiseConv2d
+from deploy.ops.mul import Mul
 from deploy.ops.pad import Pad
 from deploy.ops.pool import Pool
 from deploy.ops.slice import Slice
@@ -33,7 +34,7 @@ from deploy.program import Program, Step, column_of, lower
 from deploy.reference import run_op
 from kws.errors import ModelError
 
-_ELEMENTWISE = ("add", "concatenation", "pad")
+_ELEMENTWISE = ("add", "concatenation", "logistic", "mul", "pad")
 _OF_A_WINDOW = ("fully_connected", "softmax")  # one call a column
 
 
@@ -172,7 +173,8 @@ class _Planner:
         x = self.timed[op.inputs[0]]
         attributes, out = op.attributes, self.graph.tensors[op.output].shape
         height = self.graph.tensors[op.inputs[0]].shape[0]
-        ended = x.stride == self.stride and len(x.shape) == len(self.graph.tensors[op.inputs[0]].shape)
+        ends = [self._ended(name) for name in op.inputs if self.graph.tensors[name].data is None]
+        ended = all(ends)
         if op.kind == "reshape":
             if not ended and out[0] == height and height > 1:
                 self.timed[op.output] = replace(x, shape=out[1:])
@@ -184,7 +186,7 @@ class _Planner:
             if attributes.begin[1:] != (0,) * (len(attributes.begin) - 1) or attributes.size[1:] != x.shape:
                 raise ModelError("cuts a frame")
             self.timed[op.output] = replace(x, shift=x.shift + attributes.begin[0])
-        elif ended or op.kind in _OF_A_WINDOW:
+        elif any(ends) or op.kind in _OF_A_WINDOW:
             if not ended:
                 raise ModelError("needs the whole window")
             self._columns_apart(op)
@@ -196,6 +198,11 @@ class _Planner:
             self._elementwise(op)
         else:
             raise ModelError(f"{op.kind} does not work along time")
+
+    def _ended(self, name: str) -> bool:
+        """Whether a tensor has no time axis any more."""
+        x = self.timed[name]
+        return x.stride == self.stride and len(x.shape) == len(self.graph.tensors[name].shape)
 
     def _window(self, op: Op, x: _Timed, out_height: int, attributes: Conv2d | DepthwiseConv2d | Pool) -> None:
         if attributes.padding[0] != (0, 0):
@@ -218,6 +225,8 @@ class _Planner:
         attributes = op.attributes
         if isinstance(attributes, Concatenation) and attributes.axis == 0:
             raise ModelError("joins along time")
+        if isinstance(attributes, Mul) and len({self.graph.tensors[name].shape for name in op.inputs}) > 1:
+            raise ModelError("needs the whole window")
         if isinstance(attributes, Pad) and attributes.paddings[0] != (0, 0):
             raise ModelError("pads in time")
         self._call(op, attributes, 1, 1)

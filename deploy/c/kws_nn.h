@@ -63,6 +63,13 @@ typedef struct {
     kws_requant requant;
 } kws_add_op;
 
+/* product of `rows` rows of `row_size` values, each with the second input's one row */
+typedef struct {
+    int32_t rows, row_size;
+    int32_t input_zero_point, input2_zero_point;
+    kws_requant requant;
+} kws_mul_op;
+
 /* mean over `count` positions of `channels` values; the division is in the multiplier */
 typedef struct {
     int32_t count, channels;
@@ -84,24 +91,32 @@ typedef struct {
     int32_t zero_point;
 } kws_block;
 
+/* logistic: what each of the 256 values of int8 becomes, in the order of its byte, so 0..127, -128..-1 */
+typedef struct {
+    int32_t size;
+    const int8_t *table;
+} kws_lookup_op;
+
 /* softmax over rows of `classes` values; multiplier 2^(left_shift - 31) is beta S in Q5.26 */
 typedef struct {
     int32_t rows, classes;
     int32_t multiplier, left_shift;
 } kws_softmax_op;
 
-/* One argument order for all: the op's constants, its input(s), its output, scratch memory (`input2`: of add only) */
+/* One argument order for all: the op's constants, its input (add, mul: and `input2`), its output, scratch memory */
 typedef void kws_kernel(const void *op, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch);
 
 kws_kernel kws_conv2d;
 kws_kernel kws_depthwise_conv2d;
 kws_kernel kws_add;
+kws_kernel kws_mul;
 kws_kernel kws_average_pool;
 kws_kernel kws_max_pool;
 kws_kernel kws_mean;
 kws_kernel kws_concatenation;
 kws_kernel kws_slice;
 kws_kernel kws_pad;
+kws_kernel kws_lookup;
 kws_kernel kws_softmax;
 
 typedef struct {

@@ -52,8 +52,8 @@ _OURS = frozenset(("nn", "frontend", "listen"))  # NAME_nn.h and its kin are fil
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of constants, and of memory. `table_bytes` are biases, multipliers and shifts; equal arrays count once.
-    `structure_bytes` are the ops' structures and the table of steps where a pointer has 32 bits."""
+    """Bytes of constants, and of memory. `table_bytes` are biases, multipliers, shifts and lookup tables; equal arrays
+    count once. `structure_bytes` are the ops' structures and the table of steps where a pointer has 32 bits."""
 
     weight_bytes: int
     table_bytes: int
@@ -210,7 +210,7 @@ def _files(
 def _sizes(program: Program, tables: Tables) -> Sizes:
     return Sizes(
         weight_bytes=tables.bytes_of("weight"),
-        table_bytes=tables.bytes_of("bias", "multiplier", "shift"),
+        table_bytes=tables.bytes_of("bias", "multiplier", "shift", "table"),
         structure_bytes=4 * sum(_words(step.fields) + _STEP_WORDS for step in program.steps),
         arena_size=aligned(program.arena_size),
         scratch_portable=aligned(program.column),

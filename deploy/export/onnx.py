@@ -11,7 +11,7 @@ import numpy as np
 from deploy.export.common import metadata
 from deploy.export.onnx_file import Writer, clamp_of
 from deploy.export.onnx_qdq import QdqWriter
-from deploy.export.onnx_qlinear import QLinearWriter, is_odd_add
+from deploy.export.onnx_qlinear import QLinearWriter, has_odd_output
 from deploy.graph import Graph, Op
 from deploy.ops.base import Padding
 from deploy.ops.concatenation import Concatenation
@@ -55,14 +55,22 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None,
 
 
 def odd_zero_points(graph: Graph, *, qdq: bool = False) -> str:
-    """A line that names the adds with an odd output zero point and says what becomes of their ties; "" without any."""
-    names = ", ".join(f"'{op.name}'" for op in graph.ops if is_odd_add(graph, op))
-    made = (
-        "ONNX Runtime makes a QLinearAdd of it, whose ties then go to odd (--to onnx avoids it)"
-        if qdq
-        else "written as DequantizeLinear, Sum, QuantizeLinear, since the ties of a QLinearAdd would go to odd"
-    )
-    return f"add {names}: odd output zero point: {made}" if names else ""
+    """A line that names each add and mul with an odd output zero point and says what becomes of its ties; or ""."""
+    made = {
+        "add": "written as DequantizeLinear, Sum, QuantizeLinear, since the ties of a QLinearAdd would go to odd",
+        "mul": "the ties of a QLinearMul go to odd",
+    }
+    if qdq:
+        made = {
+            "add": "ONNX Runtime makes a QLinearAdd of it, whose ties then go to odd (--to onnx avoids it)",
+            "mul": "ONNX Runtime makes a QLinearMul of it, whose ties then go to odd",
+        }
+    said = []
+    for kind, what in made.items():
+        names = ", ".join(f"'{op.name}'" for op in graph.ops if op.kind == kind and has_odd_output(graph, op))
+        if names:
+            said.append(f"{kind} {names}: odd output zero point: {what}")
+    return "; ".join(said)
 
 
 def _pads(padding: Padding) -> list[int]:
@@ -92,6 +100,10 @@ def _fully_connected(writer: Writer, op: Op) -> None:
 
 def _add(writer: Writer, op: Op) -> None:
     writer.compute("Add", op, op.output, clamp=clamp_of(op))
+
+
+def _mul(writer: Writer, op: Op) -> None:
+    writer.compute("Mul", op, op.output, clamp=clamp_of(op))
 
 
 def _window(pool: Pool) -> dict[str, Any]:
@@ -164,6 +176,10 @@ def _reshape(writer: Writer, op: Op) -> None:
         writer.node("Transpose", [target], op.output, perm=[0, 3, 1, 2])
 
 
+def _logistic(writer: Writer, op: Op) -> None:
+    writer.compute("Sigmoid", op, op.output)
+
+
 def _softmax(writer: Writer, op: Op) -> None:
     attributes = cast(Softmax, op.attributes)
     (x,) = writer.graph.inputs_of(op)
@@ -177,6 +193,7 @@ _WRITE: dict[str, Callable[[Writer, Op], None]] = {
     "depthwise_conv2d": _depthwise_conv2d,
     "fully_connected": _fully_connected,
     "add": _add,
+    "mul": _mul,
     "average_pool": _average_pool,
     "max_pool": _max_pool,
     "mean": _mean,
@@ -184,5 +201,6 @@ _WRITE: dict[str, Callable[[Writer, Op], None]] = {
     "slice": _slice,
     "pad": _pad,
     "reshape": _reshape,
+    "logistic": _logistic,
     "softmax": _softmax,
 }

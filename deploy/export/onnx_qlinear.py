@@ -25,13 +25,13 @@ _MORE: dict[str, dict[str, Any]] = {"GlobalAveragePool": {"channels_last": 0}, "
 """What ONNX Runtime's operators are told besides the attributes of ONNX's."""
 
 
-def is_odd_add(graph: Graph, op: Op) -> bool:
-    """Whether QLinearAdd, which adds Z before it rounds half to even, would turn the op's ties."""
-    return op.kind == "add" and graph.tensors[op.output].zero_point % 2 == 1
+def has_odd_output(graph: Graph, op: Op) -> bool:
+    """Whether an operator that adds Z before it rounds half to even, as QLinearAdd and QLinearMul, turns the op's ties."""
+    return graph.tensors[op.output].zero_point % 2 == 1
 
 
 class QLinearWriter(Writer):
-    """Add, pools, mean, concatenation and softmax are operators of ONNX Runtime's com.microsoft, version 1."""
+    """All but convolution and what moves values are operators of ONNX Runtime's com.microsoft, version 1."""
 
     opsets: ClassVar[dict[str, int]] = {"": OPSET, _CONTRIB: 1}
 
@@ -52,7 +52,7 @@ class QLinearWriter(Writer):
         self.node("Reshape", [made, shapes[1]], op.output)
 
     def compute(self, kind: str, op: Op, output: str, *, clamp: Pair = FULL_CLAMP, **attributes: Any) -> None:
-        if is_odd_add(self.graph, op):
+        if op.kind == "add" and has_odd_output(self.graph, op):
             super().compute("Sum", op, output, clamp=clamp)  # ONNX Runtime makes a QLinearAdd of an Add on reals
             return
         target = self.graph.tensors[op.output]

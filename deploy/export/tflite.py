@@ -24,6 +24,7 @@ from deploy.ops.concatenation import Concatenation
 from deploy.ops.conv2d import Conv2d
 from deploy.ops.depthwise_conv2d import DepthwiseConv2d
 from deploy.ops.mean import Mean
+from deploy.ops.mul import Mul
 from deploy.ops.pad import Pad
 from deploy.ops.pool import Pool
 from deploy.ops.slice import Slice
@@ -127,6 +128,8 @@ def _real_multipliers(graph: Graph, op: Op) -> Iterator[NDArray[np.float64]]:
         common = 2 * max(sources)
         yield from (np.array(real) for real in (sources[0] / common, sources[1] / common))
         yield np.array(common / ((1 << LEFT_SHIFT) * target))
+    elif op.kind == "mul":
+        yield np.array(sources[0] * sources[1] / target)
     elif op.kind in ("mean", "concatenation"):
         yield from (np.array(source / target) for source in sources)
 
@@ -250,6 +253,13 @@ def _add(writer: Writer, op: Op) -> None:
     writer.operator(op.kind, inputs, writer.activation(output), fusedActivationFunction=activation)
 
 
+def _mul(writer: Writer, op: Op) -> None:
+    output = writer.graph.tensors[op.output]
+    activation = _activation(writer, _clamp_of(cast(Mul, op.attributes).requant), output.params)
+    inputs = [writer.number(name) for name in op.inputs]
+    writer.operator(op.kind, inputs, writer.activation(output), fusedActivationFunction=activation)
+
+
 def _refuse_clamp(requant: Requant) -> None:
     if _clamp_of(requant) != FULL_CLAMP:
         raise ModelError(f"clamp {list(_clamp_of(requant))} of an op that has no fused activation")
@@ -299,6 +309,10 @@ def _reshape(writer: Writer, op: Op) -> None:
     writer.operator(op.kind, inputs, writer.activation(output), newShape=list(shape))
 
 
+def _logistic(writer: Writer, op: Op) -> None:
+    writer.operator(op.kind, [writer.number(op.inputs[0])], writer.activation(writer.graph.tensors[op.output]))
+
+
 def _softmax(writer: Writer, op: Op) -> None:
     attributes = cast(Softmax, op.attributes)
     (x,) = writer.graph.inputs_of(op)
@@ -317,6 +331,7 @@ _WRITE: dict[str, Callable[[Writer, Op], None]] = {
     "depthwise_conv2d": _depthwise_conv2d,
     "fully_connected": _fully_connected,
     "add": _add,
+    "mul": _mul,
     "average_pool": _pool,
     "max_pool": _pool,
     "mean": _mean,
@@ -324,5 +339,6 @@ _WRITE: dict[str, Callable[[Writer, Op], None]] = {
     "slice": _slice,
     "pad": _pad,
     "reshape": _reshape,
+    "logistic": _logistic,
     "softmax": _softmax,
 }

@@ -19,7 +19,7 @@ from kws.errors import MissingExtraError
 
 ALIGNMENT = 16  # of every buffer, as the schema demands: boards read constants in place
 
-# Our op: TFLite's operator, its options, and its version for int8.
+# Our op: TFLite's operator, its options ("": none), and its version for int8.
 OPERATORS = {
     "conv2d": ("CONV_2D", "Conv2DOptions", 3),
     "depthwise_conv2d": ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", 3),
@@ -27,12 +27,14 @@ OPERATORS = {
     "add": ("ADD", "AddOptions", 2),
     "average_pool": ("AVERAGE_POOL_2D", "Pool2DOptions", 2),
     "max_pool": ("MAX_POOL_2D", "Pool2DOptions", 2),
+    "mul": ("MUL", "MulOptions", 2),
     "mean": ("MEAN", "ReducerOptions", 2),
     "concatenation": ("CONCATENATION", "ConcatenationOptions", 2),
     "quantize": ("QUANTIZE", "QuantizeOptions", 2),
     "slice": ("SLICE", "SliceOptions", 2),
     "pad": ("PAD", "PadOptions", 2),
     "reshape": ("RESHAPE", "ReshapeOptions", 1),
+    "logistic": ("LOGISTIC", "", 2),
     "softmax": ("SOFTMAX", "SoftmaxOptions", 2),
 }
 
@@ -113,8 +115,9 @@ class Writer:
             self._codes.append(kind)
         operator.opcodeIndex = self._codes.index(kind)
         operator.inputs, operator.outputs = list(inputs), [output]
-        operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, options_name)
-        operator.builtinOptions = getattr(self.schema, f"{options_name}T")()
+        if options_name:
+            operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, options_name)
+            operator.builtinOptions = getattr(self.schema, f"{options_name}T")()
         for field, value in options.items():
             setattr(operator.builtinOptions, field, value)
         self._operators.append(operator)

@@ -11,7 +11,7 @@ import numpy as np
 
 from deploy.importers.flatbuffer import Table
 from deploy.ops.base import Padding, Pair
-from deploy.ops.softmax import SOFTMAX_OUTPUT
+from deploy.ops.softmax import PROBABILITY
 from deploy.tensor import Shape
 from deploy.tflite_rules import same_padding
 from kws.errors import ModelError
@@ -123,11 +123,19 @@ def _pool(importer: Importer, operator: Table, add: Callable[..., str]) -> None:
 
 
 def _add(importer: Importer, operator: Table) -> None:
+    _elementwise(importer, operator, 11, importer.builder.add)
+
+
+def _mul(importer: Importer, operator: Table) -> None:
+    _elementwise(importer, operator, 21, importer.builder.mul)
+
+
+def _elementwise(importer: Importer, operator: Table, kind: int, add: Callable[..., str]) -> None:
     (a, b), output, name = importer.operands(operator, 2)
-    options = _options(operator, 11)
+    options = _options(operator, kind)
     low, high = importer.clamp(0 if options is None else options.integer(0, "b"), output)
     target, sources = importer.tensor(output).params(), (importer.value(a), importer.value(b))
-    importer.builder.add(*sources, name, output=target, activation_min=low, activation_max=high)
+    add(*sources, name, output=target, activation_min=low, activation_max=high)
     importer.finish(output, name)
 
 
@@ -218,10 +226,21 @@ def _block(importer: Importer, source: str, output: int, name: str, begin: Seque
     importer.finish(output, name)
 
 
+def _logistic(importer: Importer, operator: Table) -> None:
+    (x,), output, name = importer.operands(operator, 1)
+    _check_probability(importer, output)
+    importer.builder.logistic(importer.value(x), name)
+    importer.finish(output, name)
+
+
+def _check_probability(importer: Importer, output: int) -> None:
+    if importer.tensor(output).params() != PROBABILITY:
+        raise ModelError("its output does not have scale 1/256 and zero_point -128")
+
+
 def _softmax(importer: Importer, operator: Table) -> None:
     (x,), output, name = importer.operands(operator, 1)
-    if importer.tensor(output).params() != SOFTMAX_OUTPUT:
-        raise ModelError("its output does not have scale 1/256 and zero_point -128")
+    _check_probability(importer, output)
     importer.builder.softmax(importer.value(x), name, beta=_required(operator, 9).real(0))
     importer.finish(output, name)
 
@@ -237,6 +256,7 @@ READERS: dict[str, Callable[[Importer, Table], None]] = {
     "AVERAGE_POOL_2D": _average_pool_2d,
     "MAX_POOL_2D": _max_pool_2d,
     "ADD": _add,
+    "MUL": _mul,
     "MEAN": _mean,
     "CONCATENATION": _concatenation,
     "QUANTIZE": _quantize,
@@ -246,6 +266,7 @@ READERS: dict[str, Callable[[Importer, Table], None]] = {
     "PAD": _pad,
     "SLICE": _slice,
     "STRIDED_SLICE": _strided_slice,
+    "LOGISTIC": _logistic,
     "SOFTMAX": _softmax,
     "DEQUANTIZE": _dequantize,
 }

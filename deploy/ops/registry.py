@@ -10,8 +10,10 @@ from deploy.ops.concatenation import Concatenation
 from deploy.ops.conv2d import Conv2d
 from deploy.ops.depthwise_conv2d import DepthwiseConv2d
 from deploy.ops.fully_connected import FullyConnected
+from deploy.ops.logistic import Logistic
 from deploy.ops.max_pool import MaxPool
 from deploy.ops.mean import Mean
+from deploy.ops.mul import Mul
 from deploy.ops.pad import Pad
 from deploy.ops.reshape import Reshape
 from deploy.ops.slice import Slice
@@ -24,6 +26,7 @@ OPS: dict[str, type[OpAttributes]] = {
         DepthwiseConv2d,
         FullyConnected,
         Add,
+        Mul,
         AveragePool,
         MaxPool,
         Mean,
@@ -31,6 +34,7 @@ OPS: dict[str, type[OpAttributes]] = {
         Slice,
         Pad,
         Reshape,
+        Logistic,
         Softmax,
     )
 }

@@ -19,9 +19,10 @@ from kws.arithmetic.quant import QuantParams
 from kws.arithmetic.requantize import quantize_multiplier
 from kws.errors import ModelError
 
-SOFTMAX_OUTPUT = QuantParams(1 / 256, -128)
+PROBABILITY = QuantParams(1 / 256, -128)
 MAX_CLASSES = 511  # so that the sum of exponentials, each at most 2^19 in Q12.19, stays below 2^28
 
+_INTEGER_BITS = 5
 _EXP_MINUS_EIGHTH_Q31 = 1895147668
 _ONE_THIRD_Q31 = 715827883
 # exp(-2^k) for k = -2..4, applied where that bit of the remainder is set
@@ -47,14 +48,19 @@ class Softmax(OpAttributes):
     def check_params(self, inputs: Sequence[Tensor], output: Tensor) -> None:
         if not (1 << 30 <= self.multiplier < 1 << 31 and 0 <= self.left_shift <= 31):
             raise ModelError(f"multiplier {self.multiplier} or left_shift {self.left_shift} is outside its range")
-        if output.zero_point != SOFTMAX_OUTPUT.zero_point or output.scale not in (None, SOFTMAX_OUTPUT.scale):
-            raise ModelError(f"output '{output.name}' does not have scale 1/256 and zero_point -128")
+        check_probability(output)
 
     def acc_bound(self, inputs: Sequence[Tensor], output: Tensor) -> int:
         return INT32_MAX  # Q0.31 values fill the int32; each step saturates or is bounded by its format
 
     def run(self, arrays: Sequence[IntArray], inputs: Sequence[Tensor], output: Tensor) -> IntArray:
         return integer_softmax(arrays[0], self.multiplier, self.left_shift)
+
+
+def check_probability(output: Tensor) -> None:
+    """ModelError unless S = 1/256 and Z = -128."""
+    if output.zero_point != PROBABILITY.zero_point or output.scale not in (None, PROBABILITY.scale):
+        raise ModelError(f"output '{output.name}' does not have scale 1/256 and zero_point -128")
 
 
 def softmax_multiplier(scale: float, beta: float = 1.0) -> tuple[int, int]:
@@ -74,9 +80,9 @@ def integer_softmax(logits: IntArray, multiplier: int, left_shift: int) -> IntAr
     """
     difference = logits.astype(np.int64)
     difference = difference - difference.max(axis=-1, keepdims=True)
-    counts = difference >= -((31 << 26) >> left_shift)
+    counts = difference >= -((31 << (31 - _INTEGER_BITS)) >> left_shift)
     scaled_q26 = doubling_high_multiply(np.where(counts, difference, 0) << left_shift, multiplier)
-    exp_q31 = np.where(counts, exp_of_negative_q31(scaled_q26), 0)
+    exp_q31 = np.where(counts, exp_of_negative_q31(scaled_q26, _INTEGER_BITS), 0)
     sum_q19 = round_half_away_shift(exp_q31, 12).sum(axis=-1, keepdims=True)
     headroom = 32 - _bit_length(sum_q19)  # leading zeros of the uint32: 4..12
     reciprocal_q31 = reciprocal_of_one_plus_q31((sum_q19 << headroom) - (1 << 31))
@@ -84,16 +90,16 @@ def integer_softmax(logits: IntArray, multiplier: int, left_shift: int) -> IntAr
     return np.clip(probability - 128, -128, 127).astype(np.int8)
 
 
-def exp_of_negative_q31(x_q26: Int64Array) -> Int64Array:
-    """exp(x) in Q0.31 for x in Q5.26, -32 < x <= 0; exp(0) is 2^31 - 1."""
-    quarter_q26 = 1 << 24
-    fraction_q26 = (x_q26 & (quarter_q26 - 1)) - quarter_q26  # in [-1/4, 0)
-    result_q31 = _exp_of_last_quarter_q31(fraction_q26 << 5)
-    remainder_q26 = fraction_q26 - x_q26  # a multiple of 1/4
-    for bit, factor_q31 in enumerate(_EXP_MINUS_POWERS_Q31, start=24):
+def exp_of_negative_q31(x: Int64Array, integer_bits: int) -> Int64Array:
+    """exp(x) in Q0.31 for x with i = `integer_bits` of at most 5 in Qi.(31 - i), -2^i < x <= 0; exp(0) is 2^31 - 1."""
+    quarter_bit = 29 - integer_bits
+    fraction = (x & ((1 << quarter_bit) - 1)) - (1 << quarter_bit)  # in [-1/4, 0)
+    result_q31 = _exp_of_last_quarter_q31(fraction << integer_bits)
+    remainder = fraction - x  # a multiple of 1/4
+    for bit, factor_q31 in enumerate(_EXP_MINUS_POWERS_Q31, start=quarter_bit):
         scaled_q31 = doubling_high_multiply(result_q31, factor_q31)
-        result_q31 = np.where((remainder_q26 >> bit) & 1 == 1, scaled_q31, result_q31)
-    return np.where(x_q26 == 0, (1 << 31) - 1, result_q31)
+        result_q31 = np.where((remainder >> bit) & 1 == 1, scaled_q31, result_q31)
+    return np.where(x == 0, (1 << 31) - 1, result_q31)
 
 
 def _exp_of_last_quarter_q31(x_q31: Int64Array) -> Int64Array:

@@ -22,18 +22,21 @@ S = QuantParams(0.125, 3)
 
 @st.composite
 def branching_graphs(draw: st.DrawFn) -> Graph:
-    """Adds, slices, pads, reshapes and concatenations over tensors of many sizes that live long and short."""
+    """Adds, products, slices, pads, reshapes and concatenations over tensors of many sizes that live long and short."""
     builder = GraphBuilder("single")
     shapes = {"input": (draw(st.integers(1, 40)), 4, 4)}
     builder.input(shapes["input"], S)
     for index in range(draw(st.integers(1, 12))):
         name = f"op{index}"
-        kind = draw(st.sampled_from(["add", "slice", "pad", "reshape", "concatenation"]))
+        kind = draw(st.sampled_from(["add", "mul", "slice", "pad", "reshape", "concatenation"]))
         x = draw(st.sampled_from(sorted(shapes)))
         shape = shapes[x]
         if kind == "add":
             other = draw(st.sampled_from(sorted(n for n in shapes if shapes[n] == shape)))
             builder.add(x, other, name, output=S)
+        elif kind == "mul":
+            factors = builder.mean(x, f"factors{index}", keep_dims=True)
+            builder.mul(*draw(st.permutations([x, factors])), name, output=S)
         elif kind == "slice":
             size = draw(st.integers(1, shape[0]))
             builder.slice(x, name, begin=(shape[0] - size, 0, 0), size=(size, 4, 4))
@@ -102,6 +105,19 @@ def test_what_is_read_later_is_not_overwritten() -> None:
     check_arena(graph, good)
     bad = replace(good, offsets={**good.offsets, "first": good.offsets["input"]})
     with pytest.raises(ModelError, match="'input' is overwritten before op 'second' reads it"):
+        check_arena(graph, bad)
+
+
+def test_a_product_lies_on_the_larger_of_its_inputs() -> None:
+    builder = GraphBuilder("single")
+    x = builder.input((2, 4, 4), S)
+    y = builder.mean(x, "factors", keep_dims=True)
+    graph = builder.finish(builder.mul(y, x, "mul", output=S))
+    good = plan_arena(graph)
+    check_arena(graph, good)
+    assert good.offsets["mul"] == good.offsets["input"]
+    bad = replace(good, offsets={"input": 32, "factors": 0, "mul": 0}, size=64)
+    with pytest.raises(ModelError, match="op 'mul' writes over its input 'factors'"):
         check_arena(graph, bad)
 
 

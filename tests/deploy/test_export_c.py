@@ -205,7 +205,7 @@ def test_equal_tables_are_written_once(every_op: Callable[[str], Graph], tmp_pat
     text = (tmp_path / "out" / "src" / "m.c").read_text()
     arrays = re.findall(r"static const int(8|32)_t (\w+)_\d+\[\d+\] = \{\n([^}]*)\n\};", text)
     assert len({(bits, values) for bits, _, values in arrays}) == len(arrays)
-    found = {"weight": 0, "bias": 0, "multiplier": 0, "shift": 0}
+    found = {"weight": 0, "bias": 0, "multiplier": 0, "shift": 0, "table": 0}
     for bits, role, values in arrays:
         found[role] += int(bits) // 8 * values.count(",")
     weights = sum(t.size for t in graph.tensors.values() if t.data is not None and t.dtype == "int8")

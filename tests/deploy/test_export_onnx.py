@@ -43,20 +43,22 @@ def _run(data: bytes, inputs: list[Any], *, int8_allowed: bool = False) -> Any:
 def _one_op(kind: str, zero_point: int) -> Graph:
     """A graph of one op, powers of two as scales, whose output has this zero point and meets many ties."""
     builder = GraphBuilder("half_even")
-    output = QuantParams(4.0, zero_point)
+    output = QuantParams(2.0 if kind == "mul" else 4.0, zero_point)
     x = builder.input((4, 4, 8), output if kind == "average_pool" else QuantParams(0.5, 3))
     if kind == "average_pool":
         return builder.finish(builder.average_pool(x, "y", (2, 2)))
     if kind == "mean":
         return builder.finish(builder.mean(x, "y", output=QuantParams(0.25, zero_point), keep_dims=True))
     other = builder.slice(x, "other", begin=(0, 0, 0), size=(4, 4, 8))
-    return builder.finish(builder.add(x, other, "y", output=output))
+    return builder.finish(getattr(builder, kind)(x, other, "y", output=output))
 
 
 def _exact(kind: str, x: Any, zero_point: int) -> Any:
     """16 times the exact output of `_one_op`, before it is rounded."""
     if kind == "add":
         return 16 * zero_point + 4 * (x.astype(int) - 3)  # 2 (q - 3) / 8
+    if kind == "mul":
+        return 16 * zero_point + 2 * (x.astype(int) - 3) ** 2
     if kind == "average_pool":
         return 4 * sum(x[:, i::2, j::2].astype(int) for i in (0, 1) for j in (0, 1))
     return 16 * zero_point + 2 * (x.sum(axis=(1, 2), dtype=int, keepdims=True) - 16 * 3)
@@ -105,9 +107,9 @@ def test_with_powers_of_two_every_convolution_is_half_even_to_the_bit() -> None:
 
 @pytest.mark.parametrize("zero_point", [-8, -7])
 @pytest.mark.parametrize("qdq", [False, True])
-@pytest.mark.parametrize("kind", ["add", "average_pool", "mean"])
+@pytest.mark.parametrize("kind", ["add", "average_pool", "mean", "mul"])
 def test_what_differs_with_powers_of_two_is_a_tie(kind: str, qdq: bool, zero_point: int) -> None:
-    """By exact arithmetic. Only the add of a QDQ file with an odd Z and the average pool, ours half away, differ."""
+    """By exact arithmetic. Only a mul and the add of a QDQ file with an odd Z, and the average pool, differ."""
     graph = _one_op(kind, zero_point)
     x = random_inputs(graph, 400)
     ours, theirs = run(graph, x), _run(export(graph, ["a"], None, qdq=qdq), [x])
@@ -116,7 +118,9 @@ def test_what_differs_with_powers_of_two_is_a_tie(kind: str, qdq: bool, zero_poi
     differs = ours != theirs
     assert ties.sum() > 100
     assert (np.abs(16 * ours.astype(int) - exact) <= 8)[np.abs(exact) < 16 * 127].all()  # `exact` is what is rounded
-    assert differs.sum() == {"add": 12_638 if qdq and zero_point % 2 else 0, "average_pool": 1_541, "mean": 0}[kind]
+    odd = zero_point % 2
+    expected = {"add": 12_638 * odd * qdq, "average_pool": 1_541, "mean": 0, "mul": 3_166 * odd}
+    assert differs.sum() == expected[kind]
     assert ties[differs].all()
     np.testing.assert_array_equal(ours[differs] + theirs[differs].astype(int), exact[differs] // 8)
 
@@ -124,7 +128,8 @@ def test_what_differs_with_powers_of_two_is_a_tie(kind: str, qdq: bool, zero_poi
 def test_an_add_with_an_odd_zero_point_is_named() -> None:
     graph = _one_op("add", -7)
     assert odd_zero_points(_one_op("add", -8)) == odd_zero_points(_one_op("add", -8), qdq=True) == ""
-    assert odd_zero_points(_one_op("mean", -7)) == ""
+    assert odd_zero_points(_one_op("mean", -7)) == odd_zero_points(_one_op("mul", -8)) == ""
+    assert odd_zero_points(_one_op("mul", -7)) == "mul 'y': odd output zero point: the ties of a QLinearMul go to odd"
     assert odd_zero_points(graph).startswith("add 'y': odd output zero point: written as DequantizeLinear, Sum, ")
     assert odd_zero_points(graph, qdq=True).endswith("whose ties then go to odd (--to onnx avoids it)")
 

@@ -125,9 +125,9 @@ def test_every_op(power_of_two: bool) -> None:
     x = random_inputs(graph, 40)
     assert sum(_differences_from_the_input("tflm", graph, x).values()) == 0
     ours, other = run_all(graph, x), run_all(graph.with_rounding("single"), x)
-    for name in ("conv", "depthwise", "pointwise", "add", "mean", "dense", "softmax"):
+    for name in ("conv", "depthwise", "pointwise", "add", "mul", "logistic", "mean", "dense", "softmax"):
         assert len(np.unique(ours[name])) > 20  # neither dead nor saturated
-    for name in ("pointwise", "add", "dense"):
+    for name in ("pointwise", "add", "mul", "dense"):
         assert (ours[name] != other[name]).any()  # the rule shows
 
 
@@ -187,6 +187,27 @@ def test_xnnpack_differs_in_few_values_of_a_network(clips: Any) -> None:
         assert found[kind]["far"] == 0
 
 
+def test_xnnpack_rounds_products_half_to_even_and_litert_without_delegates_as_tflm_does() -> None:
+    builder = GraphBuilder("tflm")
+    x = builder.input((9, 8, 16), QuantParams(0.25, -1))
+    factors = builder.slice(x, "factors", begin=(0, 0, 0), size=(1, 1, 16))
+    graph = builder.finish(builder.mul(x, factors, "mul", output=QuantParams(0.5, -7)))
+    x = random_inputs(graph, 30)
+    rules = {"litert": "half_even", "litert-no-delegate": "tflm", "litert-reference": "tflm"}
+    for runtime, rule in rules.items():
+        assert _differences_op_by_op(runtime, graph.with_rounding(rule), x)["mul"]["differ"] == 0
+        assert _differences_op_by_op(runtime, graph.with_rounding("double_up"), x)["mul"]["differ"] > 0
+
+
+@pytest.mark.parametrize(("scale", "differ"), [(0.25, 0), (1.0, 0), (2.0, 1), (4.0, 2), (8.0, 1), (64.0, 1)])
+def test_litert_makes_logistics_from_floats_which_shows_where_scales_are_large(scale: float, differ: int) -> None:
+    builder = GraphBuilder("tflm")
+    graph = builder.finish(builder.logistic(builder.input((256,), QuantParams(scale, 0)), "logistic"))
+    x = np.arange(-128, 128, dtype=np.int8)[None]
+    for runtime in ("litert", "litert-no-delegate", "litert-reference"):
+        assert _differences_op_by_op(runtime, graph, x)["logistic"]["differ"] == differ
+
+
 # What is in the file.
 
 
@@ -221,7 +242,8 @@ def test_same_and_valid_are_named_and_other_paddings_get_a_pad() -> None:
     data = export(every_op_of_tflite("tflm", power_of_two=False), LABELS, None)
     assert _kinds(data) == [
         "PAD", "CONV_2D", "MAX_POOL_2D", "PAD", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD", "ADD", "AVERAGE_POOL_2D",
-        "SLICE", "SLICE", "QUANTIZE", "QUANTIZE", "CONCATENATION", "MEAN", "RESHAPE", "FULLY_CONNECTED", "SOFTMAX",
+        "SLICE", "SLICE", "QUANTIZE", "QUANTIZE", "CONCATENATION", "MEAN", "CONV_2D", "LOGISTIC", "MUL", "MEAN",
+        "RESHAPE", "FULLY_CONNECTED", "SOFTMAX",
     ]  # fmt: skip
     _, subgraph = _parts(data)
     assert subgraph.operators[1].builtinOptions.padding == schema.Padding.SAME

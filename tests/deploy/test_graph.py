@@ -210,6 +210,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "paddings": (_attributes("pad", paddings=((1, 0),)), "op 'pad': paddings"),
     "negative paddings": (_attributes("pad", paddings=((-1, 0),) * 3), "op 'pad': paddings ((-1, 0), "),
     "reshape": (_attributes("reshape", shape=(6,)), "op 'reshape': shape (6,) does not hold"),
+    "mul requant": (_requant("mul", multiplier=np.array([1 << 30], np.int32)), "op 'mul': requant: multiplier and"),
+    "mul shapes": (_op("mul", inputs=("logistic", "conv")), "op 'mul': shapes (1, 1, 5) and (11, 6, 4) are neither"),
+    "logistic multiplier": (_attributes("logistic", multiplier=1), "op 'logistic': multiplier 1 or left_shift"),
+    "logistic shift": (_attributes("logistic", left_shift=63), "op 'logistic': multiplier 1073741824 or left_shift 63"),
+    "logistic scale": (_attributes("logistic", left_shift=2), "op 'logistic': multiplier and left_shift are not those"),
+    "logistic output": (_tensor("logistic", zero_point=0), "op 'logistic': output 'logistic' does not have"),
     "softmax multiplier": (_attributes("softmax", multiplier=1), "op 'softmax': multiplier 1"),
     "softmax shift": (_attributes("softmax", left_shift=32), "op 'softmax': multiplier 1073741824 or left_shift 32"),
     "softmax output": (_tensor("softmax", scale=0.5), "op 'softmax': output 'softmax' does not have"),
@@ -230,6 +236,16 @@ def test_refuses_a_convolution_that_is_too_costly() -> None:
     weight = np.ones((1, 300, 300, 1), np.int8)
     with pytest.raises(ModelError, match="op 'conv': more than 67108864 multiply-accumulates an output channel"):
         builder.finish(builder.conv2d(x, "conv", weight, 1.0, 0, None, output=LARGE))
+
+
+@pytest.mark.parametrize("size", [(1, 6, 8), (4, 1, 8), (4, 6, 1), (1, 1, 1)])
+def test_refuses_factors_that_are_neither_one_a_value_nor_one_a_channel(size: tuple[int, ...]) -> None:
+    builder = GraphBuilder()
+    x = builder.input((4, 6, 8), UNIT)
+    other = builder.slice(x, "part", begin=(0, 0, 0), size=size)
+    for inputs in ((x, other), (other, x)):
+        with pytest.raises(ModelError, match=r"op 'mul': shapes .* are neither equal nor \(H, W, C\) and \(1, 1, C\)"):
+            builder.mul(*inputs, "mul", output=UNIT)
 
 
 def test_refuses_activations_that_are_too_large_together() -> None:
@@ -273,7 +289,18 @@ def test_the_executor_refuses_another_input(every_op: Build, x: Any) -> None:
 def test_rounding_is_a_field_of_every_requantization(every_op: Build) -> None:
     graph = every_op("single").with_rounding("tflm")
     found = [(op.name, field, requant) for op in graph.ops for field, requant in op.attributes.requants()]
-    assert {name for name, _, _ in found} == {"conv", "depthwise", "pointwise", "add", "concatenation", "mean", "dense"}
+    assert {name for name, _, _ in found} == {
+        "conv",
+        "depthwise",
+        "pointwise",
+        "add",
+        "concatenation",
+        "gate_mean",
+        "gate_conv",
+        "mul",
+        "mean",
+        "dense",
+    }
     assert all(requant.rounding == "tflm" for _, _, requant in found)
     assert len([name for name, _, _ in found if name == "add"]) == 3
     graph.check()

@@ -27,7 +27,7 @@ from deploy.importers import tflite
 from deploy.importers.tflite_operators import READERS
 from deploy.reference import run, run_all
 from deploy.tflite_rules import METADATA
-from deploy.tflite_runtimes import run_tflite
+from deploy.tflite_runtimes import run_tflite, with_outputs
 from kws.arithmetic.quant import QuantParams
 from kws.errors import KwsError, ModelError
 from tests.deploy.tflite_graphs import every_op_of_tflite, float32, random_inputs
@@ -144,6 +144,39 @@ def _network() -> bytes:
 
 
 NETWORK = _network()
+
+
+def _squeeze_and_excite() -> bytes:
+    """(4, 6, 8) -> mean -> conv -> logistic -> mul with the input -> mean; the products meet ties."""
+    rng = np.random.default_rng(1)
+    builder = GraphBuilder("tflm")
+    x = builder.input((4, 6, 8), QuantParams(0.125, -3))
+    gate = builder.mean(x, "squeeze", output=QuantParams(2.0**-6, -3), keep_dims=True)
+    weight = rng.integers(-127, 128, (8, 1, 1, 8)).astype(np.int8)
+    gate = builder.conv2d(gate, "excite", weight, 2.0**-6, 0, None, output=QuantParams(2.0**-5, 11))
+    x = builder.mul(x, builder.logistic(gate, "gate"), "scaled", output=QuantParams(0.125, -20))
+    return export(builder.finish(builder.mean(x, "mean", output=QuantParams(0.0625, 0))), LABELS, None)
+
+
+SQUEEZE_AND_EXCITE = _squeeze_and_excite()
+
+
+def test_squeeze_and_excite_comes_back_and_equals_tflm_op_by_op() -> None:
+    def swapped(model: Any, subgraph: Any) -> None:
+        subgraph.operators[3].inputs = subgraph.operators[3].inputs[::-1]
+
+    for data in (SQUEEZE_AND_EXCITE, _edited(SQUEEZE_AND_EXCITE, swapped)):
+        graph = tflite.read(data).graph
+        assert [op.kind for op in graph.ops] == ["mean", "conv2d", "logistic", "mul", "mean"]
+        x = random_inputs(graph, 40)
+        ours = run_all(graph, x)
+        theirs = run_tflite("tflm", with_outputs(data, [op.output for op in graph.ops]), {"input": x})
+        assert set(theirs) == {op.output for op in graph.ops}
+        for name, values in theirs.items():
+            np.testing.assert_array_equal(ours[name], values)
+        assert len(np.unique(ours["gate"])) > 100
+        assert (ours["scaled"] != run_all(graph.with_rounding("single"), x)["scaled"]).any()
+        _same(tflite.read(export(graph, LABELS, None)).graph, graph)
 
 
 def _float_ends(model: Any, subgraph: Any) -> None:
@@ -354,6 +387,26 @@ def _metadata(value: Any) -> Callable[[Any, Any], None]:
 def test_refuses_in_one_line_what_the_graph_cannot_hold(edit: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message) as refusal:
         tflite.read(_edited(NETWORK, edit))
+    check_refusal(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_tensor("gate", zeroPoint=[0]), r"operator 2 \(LOGISTIC\): its output does not have scale 1/256"),
+        (_tensor("gate", scale=[0.5]), "its output does not have scale 1/256 and zero_point -128"),
+        (_tensor("excite", scale=[2.0**-29]), r"of the input of a logistic is not in \[2\^-28, 2\^35\)"),
+        (_tensor("excite", scale=[2.0**35]), r"is not in \[2\^-28, 2\^35\)"),
+        (_operator(3, inputs=[0, 0, 0]), r"operator 3 \(MUL\): 3 inputs and 1 outputs"),
+        (_operator(3, inputs=[0, 3]), "input 'excite/weight' is a constant"),
+        (_operator(3, builtinOptionsType=11), "its options are of kind 11, not 21"),
+        (_option(3, fusedActivationFunction=4), "fused activation 4 is not supported"),
+        (_tensor("scaled", scale=[2.0**-40]), "op 'scaled': an int32 sum can reach"),
+    ],
+)
+def test_refuses_in_one_line_products_and_logistics_that_tflm_does_not_compute(edit: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as refusal:
+        tflite.read(_edited(SQUEEZE_AND_EXCITE, edit))
     check_refusal(refusal.value)
 
 

@@ -91,6 +91,7 @@ def _float_tap(x: Any, row: int, column: int, out: Any, stride: Any) -> Any:
         ("kws.arithmetic.requantize.multiply_by_quantized_multiplier", _float_multiply),
         ("deploy.ops.mean.multiply_by_quantized_multiplier", _float_multiply),
         ("deploy.ops.average_pool.divide_half_away", _float_divide),
+        ("deploy.ops.logistic.doubling_high_multiply", _float_high_multiply),
         ("deploy.ops.softmax.doubling_high_multiply", _float_high_multiply),
         ("deploy.ops.conv2d.pad_hw", _float_pad),
         ("deploy.ops.depthwise_conv2d.tap", _float_tap),

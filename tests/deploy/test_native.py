@@ -187,6 +187,33 @@ def test_add(a: QuantParams, b: QuantParams, target: QuantParams, clamp: Any, ru
 
 
 @settings(max_examples=150, deadline=None)
+@given(params, params, params, clamps, rules, st.sampled_from([(1, 1), (1, 3), (4, 2)]), st.integers(1, 40), seeds)
+def test_mul(a: Any, b: Any, target: QuantParams, clamp: Any, rule: str, size: Any, c: int, seed: int) -> None:
+    """By itself, by its like in another (S, Z), and by a factor a channel in either order."""
+    builder = GraphBuilder(rule)
+    x = builder.input((*size, c), a)
+    form = seed % 4
+    other = x
+    if form == 1:
+        other = builder.concatenation([x], "other", axis=0, output=b)
+    elif form > 1:
+        other = builder.mean(x, "other", output=b, keep_dims=True)
+    inputs = (other, x) if form == 3 else (x, other)
+    output = builder.mul(*inputs, "op", output=target, activation_min=clamp[0], activation_max=clamp[1])
+    compare(finish(builder, output), seed, n=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(-28, 34).map(lambda k: 2.0**k) | scales, st.integers(-128, 127), rules)
+def test_logistic_of_every_input(scale: float, zero_point: int, rule: str) -> None:
+    builder = GraphBuilder(rule)
+    graph = builder.finish(builder.logistic(builder.input((256,), QuantParams(scale, zero_point)), "op"))
+    x = np.random.default_rng(0).permutation(256).astype(np.uint8).view(np.int8)[None]
+    for level in native.levels():
+        np.testing.assert_array_equal(native.Engine(graph, level).run(x), reference.run(graph, x), level)
+
+
+@settings(max_examples=150, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 70), params, params, rules, st.booleans(), seeds)
 def test_mean(h: int, w: int, c: int, source: Any, target: Any, rule: str, keep: bool, seed: int) -> None:
     builder = GraphBuilder(rule)

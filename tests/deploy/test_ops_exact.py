@@ -246,6 +246,30 @@ def test_add(first: QuantParams, second: QuantParams, target: QuantParams, clamp
         assert abs(int(y) - min(max(real + target.zero_point, clamp[0]), clamp[1])) <= 1.01
 
 
+@settings(max_examples=100, deadline=None)
+@given(params, params, params, clamps, rules, st.booleans(), seeds)
+def test_mul(
+    first: QuantParams, second: QuantParams, target: QuantParams, clamp: Any, rule: str, by_channel: bool, seed: int
+) -> None:
+    builder = GraphBuilder(rule)
+    x = builder.input((2, 3, 4), first)
+    if by_channel:
+        other = builder.mean(x, "other", output=second, keep_dims=True)
+    else:
+        other = builder.concatenation([x], "other", axis=0, output=second)
+    inputs = (x, other) if seed % 2 else (other, x)
+    graph = builder.finish(
+        builder.mul(*inputs, "op", output=target, activation_min=clamp[0], activation_max=clamp[1])
+    )  # fmt: skip
+    requant = attributes_of(graph, 1).requant
+    values = run_all(graph, _x(seed, 3, 2, 3, 4))
+    for p, q, y in np.broadcast(values["input"], values["other"], values["op"]):
+        acc = (int(p) - first.zero_point) * (int(q) - second.zero_point)
+        assert y == requantized(acc, requant)
+        real = Fraction(first.scale) * Fraction(second.scale) * acc / Fraction(target.scale) + target.zero_point
+        assert abs(int(y) - min(max(real, clamp[0]), clamp[1])) <= Fraction(76, 100)  # two roundings reach 3/4
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 2), params, params, rules, seeds)
 def test_concatenation(
@@ -298,6 +322,17 @@ def test_softmax_is_near_the_real_one(n: int, scale: float, seed: int) -> None:
         exps = [exp(scale * (int(v) - int(row.max()))) for v in row]
         for e, p in zip(exps, probabilities, strict=True):
             assert abs(min(256 * e / sum(exps), 255) - (int(p) + 128)) <= 0.51
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(2.0**-12, 0.25, width=32), st.integers(-128, 127))
+def test_logistic_is_near_the_real_one(scale: float, zero_point: int) -> None:
+    """Of coarser inputs the last steps before 7.5 are at the output's ends already, as the radius is whole."""
+    builder = GraphBuilder()
+    graph = builder.finish(builder.logistic(builder.input((1,), QuantParams(scale, zero_point)), "op"))
+    q = np.arange(-128, 128, dtype=np.int8)[:, None]
+    for value, p in zip(q.ravel().tolist(), run(graph, q).ravel().tolist(), strict=True):
+        assert abs(min(256 / (1 + exp(-scale * (value - zero_point))), 255) - (p + 128)) <= 0.51
 
 
 def test_multipliers_come_from_float32_scales_in_float64() -> None:

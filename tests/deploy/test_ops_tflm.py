@@ -79,8 +79,8 @@ def _to_graph(case: Any) -> Graph:
         getattr(builder, case.kind)(x, "op", kernel, stride=stride, padding=_padding(case, kernel), **_clamp(case))
     elif case.kind == "mean":
         builder.mean(x, "op", output=_params(case.output), keep_dims=options["keep_dims"])
-    elif case.kind == "add":
-        builder.add(*names, "op", output=_params(case.output), **_clamp(case))
+    elif case.kind in ("add", "mul"):
+        getattr(builder, case.kind)(*names, "op", output=_params(case.output), **_clamp(case))
     elif case.kind == "concatenation":
         builder.concatenation(names, "op", axis=options["axis"] - 1, output=_params(case.output))
     elif case.kind == "slice":
@@ -89,6 +89,8 @@ def _to_graph(case: Any) -> Graph:
         builder.pad(x, "op", paddings=[tuple(pair) for pair in options["paddings"][1:]])
     elif case.kind == "reshape":
         builder.reshape(x, "op", shape=tuple(case.output_shape[1:]))
+    elif case.kind == "logistic":
+        builder.logistic(x, "op")
     else:
         builder.softmax(x, "op", beta=options["beta"])
     return Graph(builder._tensors, tuple(builder._ops), names[0], "op", "tflm")
@@ -124,6 +126,9 @@ def _ties(name: str) -> tuple[int, int]:
     factors = [Fraction(*s.as_integer_ratio()) / Fraction(*case.output[0].as_integer_ratio()) for s, _ in case.params]
     if case.kind == "add":
         reals = [factors[0] * int(a) + factors[1] * int(b) for a, b in zip(*(c.ravel() for c in centred), strict=True)]
+    elif case.kind == "mul":
+        factor = factors[0] * Fraction(*case.params[1][0].as_integer_ratio())
+        reals = [factor * int(product) for product in (centred[0] * centred[1]).ravel()]
     elif case.kind == "mean":
         count = centred[0].shape[1] * centred[0].shape[2]
         reals = [factors[0] * int(v) / count for v in centred[0].sum((0, 1, 2))]
@@ -135,14 +140,18 @@ def _ties(name: str) -> tuple[int, int]:
     return sum(real > 0 for real in ties), sum(real < 0 for real in ties)
 
 
-@pytest.mark.parametrize("name", ["add_pow2", "add_equal_scales", "average_pool_ties", "mean_ties", "mean_pow2"])
+@pytest.mark.parametrize(
+    "name", ["add_pow2", "add_equal_scales", "mul_pow2", "mul_channels", "average_pool_ties", "mean_ties", "mean_pow2"]
+)
 def test_the_golden_vectors_hit_ties(name: str) -> None:
     positive, negative = _ties(name)
     assert positive >= 10
     assert negative >= 10
 
 
-@pytest.mark.parametrize("name", ["conv_pow2", "depthwise_pow2", "fully_connected_pow2", "add_pow2", "mean_pow2"])
+@pytest.mark.parametrize(
+    "name", ["conv_pow2", "depthwise_pow2", "fully_connected_pow2", "add_pow2", "mul_pow2", "mean_pow2"]
+)
 def test_another_rounding_rule_misses_the_golden_vectors(name: str) -> None:
     case, inputs, expected = _golden(name)
     graph = _to_graph(case).with_rounding("single")
@@ -233,4 +242,32 @@ def test_softmax_equals_tflm_live(n: int, scale: float, beta: float, seed: int) 
 def test_add_equals_tflm_live(s1: float, z1: int, s2: float, z2: int, s: float, z: int, seed: int) -> None:
     case = vectors.Case("live", "add", [[1, 5, 5, 4]] * 2, [[s1, z1], [s2, z2]], [1, 5, 5, 4], [s, z])
     inputs = [np.random.default_rng(seed + i).integers(-128, 128, (1, 5, 5, 4)).astype(np.int8) for i in (0, 1)]
+    np.testing.assert_array_equal(_run(case, inputs), vectors.run_tflm(case, inputs))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 5), st.sampled_from(["equal", "a channel", "a channel, first"]), scales, zero_points, scales,
+    zero_points, scales, zero_points, st.integers(0, 2**32),
+)  # fmt: skip
+def test_mul_equals_tflm_live(
+    h: int, form: str, s1: float, z1: int, s2: float, z2: int, s: float, z: int, seed: int
+) -> None:
+    whole, factors = [1, h, 5, 4], [1, 1, 1, 4]
+    shapes = {"equal": [whole, whole], "a channel": [whole, factors], "a channel, first": [factors, whole]}[form]
+    case = vectors.Case("live", "mul", shapes, [[s1, z1], [s2, z2]], whole, [s, z])
+    inputs = [
+        np.random.default_rng(seed + i).integers(-128, 128, shape).astype(np.int8) for i, shape in enumerate(shapes)
+    ]
+    np.testing.assert_array_equal(_run(case, inputs), vectors.run_tflm(case, inputs))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(-28, 34).map(lambda k: 2.0**k) | st.floats(2.0**-28, 2.0**34, width=32)
+    | st.floats(2.0**-10, 32.0, width=32), zero_points,
+)  # fmt: skip
+def test_logistic_equals_tflm_live(scale: float, z: int) -> None:
+    case = vectors.Case("live", "logistic", [[1, 256]], [[scale, z]], [1, 256], [1 / 256, -128])
+    inputs = [np.arange(-128, 128, dtype=np.int8)[None]]
     np.testing.assert_array_equal(_run(case, inputs), vectors.run_tflm(case, inputs))

@@ -107,6 +107,18 @@ def test_two_dimensional_networks_stream() -> None:
     compare(two_dimensional())
 
 
+def test_products_and_logistics_stream_by_column_and_squeeze_and_excite_where_time_has_ended() -> None:
+    rng = np.random.default_rng(2)
+    builder = GraphBuilder()
+    x = builder.input((9, 4, 1), IN)
+    x = builder.conv2d(x, "conv", weights(rng, 6, 3, 3, 1), 2.0**-6, 0, None, stride=(2, 1), output=OUT)
+    x = builder.mul(x, builder.logistic(x, "gate"), "swish", output=QuantParams(0.0625, -100))
+    x = builder.mean(x, "mean", keep_dims=True)
+    gate = builder.conv2d(x, "excite", weights(rng, 6, 1, 1, 6), 2.0**-6, 0, None, output=OUT)
+    x = builder.mul(builder.logistic(gate, "gates"), x, "scaled", output=QuantParams(0.03125, -100))
+    compare(builder.finish(builder.reshape(x, "flat", shape=(6,))))
+
+
 def test_state_and_stride_are_as_small_as_they_can_be() -> None:
     plan = plan_stream(two_dimensional())
     assert plan.stride == 2
@@ -125,6 +137,9 @@ def test_padding_in_time_does_not_stream() -> None:
     (lambda b, x: b.reshape(b.slice(x, "s", begin=(0, 1, 0), size=(9, 1, 1)), "r", shape=(9,)), "op 's': cuts a frame"),
     (lambda b, x: b.concatenation([x, x], "c", axis=0), "op 'c': joins along time"),
     (lambda b, x: b.pad(x, "p", paddings=((1, 0), (0, 0), (0, 0))), "op 'p': pads in time"),
+    (lambda b, x: b.mul(x, b.mean(x, "n", keep_dims=True), "m", output=OUT), "op 'm': needs the whole window"),
+    (lambda b, x: b.mul(b.mean(x, "n", keep_dims=True), x, "m", output=OUT), "op 'm': needs the whole window"),
+    (lambda b, x: b.mul(b.max_pool(x, "n", (9, 2)), x, "m", output=OUT), "op 'm': needs the whole window"),
     (lambda b, x: b.max_pool(x, "m", (2, 1), stride=(1, 1)), "the output still has a time axis"),
 ])  # fmt: skip
 def test_what_does_not_stream_says_why(make: Any, why: str) -> None:

@@ -50,6 +50,11 @@ def every_op_of_tflite(rounding: str, *, power_of_two: bool) -> Graph:
     left = builder.slice(x, "slice", begin=(1, 0, 0), size=(4, 3, 4))
     right = builder.slice(x, "slice_end", begin=(1, 0, 0), size=(4, 3, 1))
     x = builder.concatenation((left, right), "concatenation", axis=2, output=QuantParams(scale(24 / 255), -120))
+    gate = builder.mean(x, "gate_mean", output=relu6, keep_dims=True)
+    gate = builder.conv2d(
+        gate, "gate_conv", weight(5, 1, 1, 5), scales(5, 0.001, 0.003), 0, bias(5), output=QuantParams(scale(0.03), 9),
+    )  # fmt: skip
+    x = builder.mul(x, builder.logistic(gate, "logistic"), "mul", output=QuantParams(scale(24 / 255), -120))
     flat = builder.reshape(builder.mean(x, "mean", output=relu6, keep_dims=True), "reshape", shape=(5,))
     x = builder.fully_connected(
         flat, "dense", weight(5, 5), scales(5, 0.0005, 0.003), 0, bias(5), output=QuantParams(0.03125, 1)

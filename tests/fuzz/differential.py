@@ -3,7 +3,7 @@
 
     python -m tests.fuzz.differential --seconds 300                       # new cases each time: `make fuzz`
     python -m tests.fuzz.differential --seconds 30 --cases 150 --first 1  # the same in every run: .ci/run
-    python -m tests.fuzz.differential --first 661 --cases 1               # one case again
+    python -m tests.fuzz.differential --first 1661 --cases 1              # one case again
 
 NumPy under each rule, C with every instruction set of the host, TensorFlow Lite Micro, LiteRT in three ways, ONNX
 Runtime in two. Prints how many cases were tried, and by op and engine how many values differ where they may: of graphs
@@ -75,6 +75,16 @@ def clamp_on_a_tie(graph: Graph, op: Op) -> bool:
     return bool((ends % 1 == 0.5).any()) and any(clamp != FULL_CLAMP for clamp in clamps)
 
 
+def frees_twice(graph: Graph) -> bool:
+    """Whether an op takes a tensor and its logistic, in a graph that XNNPACK refuses."""
+    source = {op.output: op.inputs[0] for op in graph.ops if op.kind == "logistic"}
+    gated = any(source.get(name) in op.inputs for op in graph.ops for name in op.inputs)
+    return gated and any(affine_from_256(graph, op) for op in graph.ops)
+
+
+FREES_TWICE = (
+    "XNNPACK frees memory twice, which ends the process, where it refuses a file in which an op takes x and f(x)"
+)
 KNOWN = (
     Limit(("LiteRT default",), "XNNPACK refuses a file with an M of 256 or more in an affine op", affine_from_256),
     Limit(
@@ -103,6 +113,9 @@ class Tally:
         verifier = Verifier(graph, random_inputs(graph, N_INPUTS, seed=case))
         self.cases += 1
         for engine in engines():
+            if engine.name == "LiteRT default" and frees_twice(graph):
+                self.known[FREES_TWICE] += 1
+                continue
             for row in verifier.rows(engine):
                 moved = bool(row.different) and set(kinds) <= MOVES
                 limits = [limit.what for limit in KNOWN if row.failed and _explains(limit, row, graph)]

@@ -61,6 +61,7 @@ def every_op_model() -> Model:
     left = builder.slice(x, "s", begin=(1, 0, 0), size=(4, 3, 3))
     right = builder.slice(x, "t", begin=(1, 0, 0), size=(4, 3, 1))
     x = builder.concatenation((left, right), "j", axis=2, output=QuantParams(float(np.float32(11 / 255)), -128))
+    x = builder.mul(builder.logistic(builder.mean(x, "e", keep_dims=True), "l"), x, "x", output=relu6)
     flat = builder.reshape(builder.mean(x, "n", output=relu6, keep_dims=True), "r", shape=(4,))
     x = builder.fully_connected(flat, "f", weight(4, 4), 0.0078125, 2, bias(4), output=QuantParams(0.0625, 1))
     graph = builder.finish(builder.softmax(x, "o"))

@@ -49,7 +49,7 @@ class _Network:
     def finish(self) -> Graph:
         spatial = (
             self._conv2d, self._conv2d, self._depthwise, self._depthwise, self._pool, self._add, self._concatenation,
-            self._slice, self._pad, self._mean_kept,
+            self._slice, self._pad, self._mean_kept, self._mul, self._logistic,
         )  # fmt: skip
         n_ops = self._rng.choice((0, 1, 1, 1, 2, 3, 5))
         for _ in range(n_ops):
@@ -110,6 +110,17 @@ class _Network:
         other = self._builder.params(self._x)
         output = self._output(74 * max(params.scale, other.scale))
         self._x = self._builder.add(before, self._x, self._name("add"), output=output, **self._clamp(output))
+
+    def _mul(self) -> None:
+        """Of the tensor and itself, its logistic, or its mean over height and width, in either order."""
+        before, params = self._x, self._builder.params(self._x)
+        self._rng.choice((self._mean_kept, self._logistic, lambda: None))()
+        output = self._output(74 * 74 * params.scale * self._builder.params(self._x).scale)
+        inputs = self._rng.sample((before, self._x), 2)
+        self._x = self._builder.mul(*inputs, self._name("mul"), output=output, **self._clamp(output))
+
+    def _logistic(self) -> None:
+        self._x = self._builder.logistic(self._x, self._name("logistic"))
 
     def _concatenation(self) -> None:
         axis, source = self._rng.randint(0, 2), self._builder.params(self._x)

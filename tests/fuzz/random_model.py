@@ -59,6 +59,7 @@ class _Network:
         """The graph, ending in `n_labels` outputs; its inner scales are dropped now and then, as a stranger may."""
         spatial = (
             self._conv2d, self._depthwise, self._pool, self._add, self._concatenation, self._slice, self._pad,
+            self._mul, self._logistic,
         )  # fmt: skip
         for _ in range(self._rng.randint(0, 5)):
             self._rng.choice(spatial)()
@@ -110,6 +111,13 @@ class _Network:
     def _add(self) -> None:
         other = self._builder.pad(self._x, self._name("same"), paddings=[(0, 0)] * 3)
         self._x = self._builder.add(self._x, other, self._name("add"), **self._clamped())
+
+    def _mul(self) -> None:
+        other = self._builder.mean(self._x, self._name("factors"), output=self._domain(), keep_dims=True)
+        self._x = self._builder.mul(other, self._x, self._name("mul"), **self._clamped())
+
+    def _logistic(self) -> None:
+        self._x = self._builder.logistic(self._x, self._name("logistic"))
 
     def _concatenation(self) -> None:
         axis = self._rng.randint(0, 2)

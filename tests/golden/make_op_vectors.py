@@ -89,8 +89,8 @@ class _File:
 _OPERATORS: dict[str, tuple[int, int, Any]] = {
     kind: (
         getattr(schema.BuiltinOperator, operator),
-        getattr(schema.BuiltinOptions, options),
-        getattr(schema, f"{options}T"),
+        getattr(schema.BuiltinOptions, options or "NONE"),
+        getattr(schema, f"{options}T", None),
     )
     for kind, operator, options in (
         ("conv2d", "CONV_2D", "Conv2DOptions"),
@@ -99,18 +99,20 @@ _OPERATORS: dict[str, tuple[int, int, Any]] = {
         ("add", "ADD", "AddOptions"),
         ("average_pool", "AVERAGE_POOL_2D", "Pool2DOptions"),
         ("max_pool", "MAX_POOL_2D", "Pool2DOptions"),
+        ("mul", "MUL", "MulOptions"),
         ("mean", "MEAN", "ReducerOptions"),
         ("concatenation", "CONCATENATION", "ConcatenationOptions"),
         ("slice", "SLICE", "SliceOptions"),
         ("pad", "PAD", "PadOptions"),
         ("reshape", "RESHAPE", "ReshapeOptions"),
         ("softmax", "SOFTMAX", "SoftmaxOptions"),
+        ("logistic", "LOGISTIC", ""),
     )
 }
 
 
 def _options(case: Case, options: Any) -> Any:
-    """The operator's builtin options from `case.options`, whose names are those of the graph."""
+    """The fields of the operator's builtin options from `case.options`, whose names are those of the graph."""
     given = case.options
     if "stride" in given:
         options.strideH, options.strideW = given["stride"]
@@ -156,7 +158,8 @@ def to_tflite(case: Case) -> bytes:
         inputs.append(file.tensor("shape", values.shape, types.INT32, data=values))
     output = file.tensor("y", case.output_shape, types.INT8, case.output)
     builtin, options_type, options = _OPERATORS[case.kind]
-    return file.finish(builtin, options_type, _options(case, options()), inputs, activations, output)
+    filled = _options(case, options()) if options else None
+    return file.finish(builtin, options_type, filled, inputs, activations, output)
 
 
 def run_tflm(case: Case, inputs: list[NDArray[np.int8]]) -> NDArray[np.int8]:
@@ -229,14 +232,30 @@ def cases() -> list[Case]:
                 [(2, 0.125), (2, odd), (12, 0.0625), (12, third), (12, 2.5), (3, 0.001), (64, 0.03125), (12, 20.0)]
             )
         ),
+        Case("mul_pow2", "mul", [[1, 32, 32, 1]] * 2, [[0.5, 3], [0.125, -9]], [1, 32, 32, 1], [4.0, 7]),
+        Case("mul_channels", "mul", [[1, 9, 8, 16], [1, 1, 1, 16]], [[0.25, -1], [0.25, -4]], [1, 9, 8, 16], [2.0, -9]),
+        Case("mul_channels_first", "mul", [[1, 1, 1, 16], [1, 9, 8, 16]], [[1 / 256, -128], [odd, 77]], [1, 9, 8, 16],
+             [odd, 3]),
+        Case("mul_relu6", "mul", [[1, 32, 32, 1]] * 2, [[odd, 3], [third, 17]], [1, 32, 32, 1], [0.03125, -100],
+             {"activation": RELU6}),
+        *(
+            Case(f"logistic_{index}", "logistic", [[1, 256]], [[scale, z]], [1, 256], [1 / 256, -128])
+            for index, (scale, z) in enumerate(
+                [(2.0**-k, z) for k, z in zip((-34, -5, -4, -3, 0, 3, 4, 5, 8, 12, 28), (0, 3) * 6, strict=False)]
+                + [(odd, -128), (third, 11), (0.0999, 127), (7.6, -7)]
+            )
+        ),
     ]  # fmt: skip
 
 
 def inputs_of(case: Case, rng: np.random.Generator) -> list[NDArray[np.int8]]:
-    """Random int8 with the type's ends among them; for softmax also rows of equal and of far apart values."""
+    """Random int8 with the type's ends among them; for softmax also rows of equal and of far apart values,
+    for logistic all of them."""
     arrays = [rng.integers(-128, 128, shape).astype(np.int8) for shape in case.shapes]
     for array in arrays:
         array.reshape(-1)[:4] = (-128, 127, -128, 127)
+    if case.kind == "logistic":
+        arrays[0][:] = np.arange(-128, 128)
     if case.kind == "softmax":
         arrays[0][1:3] = ((5,), (-128,))
         arrays[0][3:64] = rng.integers(100, 128, arrays[0][3:64].shape)

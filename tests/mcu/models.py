@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs on the boards: the model that ships and DS-CNN-S with 49 x 10 features, convolutions of odd shapes, and two
+"""What runs on the boards: the model that ships and DS-CNN-S with 49 x 10 features, ops of odd shapes, and two
 listeners."""
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _ds_cnn_s(clips: list[Path]) -> Network:
 
 
 def _odd_ops() -> Network:
-    """Convolutions of many shapes, paddings and scales on one input, side by side in the output: each byte is seen.
+    """Convolutions of many shapes, paddings and scales, a logistic and products on one input, side by side in the
+    output: each byte is seen.
 
     Up to 20 channels, more than fast paths take at once; M below 1/4, which they want in all channels, and beyond.
     """
@@ -122,6 +123,12 @@ def _odd_ops() -> Network:
         )  # fmt: skip
         rows, columns = ((n + sum(p) - k) // s + 1 for n, p, k, s in zip((7, 6), padding, kernel, stride, strict=True))
         flat.append(builder.reshape(y, f"flat{index}", shape=(rows * columns * channels,)))
+    products = {
+        "logistic": builder.logistic(x, "logistic"),
+        "mul": builder.mul(x, "logistic", "mul", output=target),
+        "scaled": builder.mul(builder.mean(x, "factors", keep_dims=True), x, "scaled", output=target),
+    }
+    flat += [builder.reshape(y, f"{name}/flat", shape=(7 * 6 * 20,)) for name, y in products.items()]
     graph = builder.finish(builder.concatenation(flat, "all", axis=0))
     inputs = rng.integers(-128, 128, (N_ODD_INPUTS, *graph.input_shape)).astype(np.int8)
     inputs[0] = np.where(inputs[0] < 0, -128, 127)

@@ -53,7 +53,7 @@ def test_run_folder_holds_figures_pictures_and_how_to_repeat(trained: recipe.Tra
     assert {"float", "qat", "int8"} <= metrics.keys()
     run = json.loads((trained.run / "run.json").read_text())
     assert run["command"] == "kws train --data tones --keywords low,high --out whole --network tc-resnet --epochs 2"
-    assert run["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(run["versions"]["torch"])  # a CUDA build calls itself 2.13.0+cu130
     assert len(run["data"]["sha256"]) == 64
     assert [row["phase"] for row in run["history"]] == ["float", "float", "qat", "qat"]
 

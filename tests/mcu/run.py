@@ -189,9 +189,7 @@ def test() -> list[str]:
     say("")
     say("flash: text, constants and initialized data of the whole test program; RAM: data and the stack that it used")
     say("instructions: of the first input; of a listener, from samples to events, of a second of sound")
-    say(
-        "Arduino's builder: sketches of `commands` and `commands-stream`, alone and together, hear on a Cortex-M4 what NumPy does"
-    )
+    say("Arduino's builder: the examples of the models that ship, and both in one sketch, hear what NumPy does (M4)")
     say("NEON, with and without dot product: the self-test of every export passes on emulated aarch64")
     for board in BOARDS:
         say(f"{board.name}, {board.path}: {' '.join((*board.flags, *OPTIMIZE))}")

@@ -3,6 +3,8 @@
 #ifndef ARDUINO_H
 #define ARDUINO_H
 
+#include <stddef.h>
+
 extern "C" {
 #include "board.h"
 }
@@ -12,11 +14,19 @@ void loop();
 unsigned long micros();
 void delay(unsigned long milliseconds);
 
-/* The console of the emulator */
+/* The console of the emulator; what comes in is samples.bin */
 struct Console {
-    void begin(unsigned long) {}
+    int file;
+    bool more;
+    void begin(unsigned long) { file = board_open("samples.bin"); }
+    size_t readBytes(char *to, size_t size)
+    {
+        const size_t n = board_read(file, to, size);
+        more = n == size;
+        return n;
+    }
     void print(const char *text) { board_print(text); }
-    void print(unsigned long value) { board_print_number(static_cast<int32_t>(value)); }
+    void print(long value) { board_print_number(static_cast<int32_t>(value)); }
     template <class T> void println(T value)
     {
         print(value);

@@ -29,10 +29,12 @@ extern "C" void *_sbrk(int)
     return reinterpret_cast<void *>(-1);
 }
 
-/* loop() once: the emulator ends where main does */
+/* Once, or until the samples end: the emulator ends where main does */
 int main()
 {
     setup();
-    loop();
+    do
+        loop();
+    while (Serial.more);
     return 0;
 }

@@ -63,9 +63,9 @@ def build_and_run(work: Path, sketch: Path, samples: Any = ()) -> str:
     build = work / f"{sketch.name}_build"
     build.mkdir()
     (build / "samples.bin").write_bytes(np.array(samples, "<i2").tobytes())
-    properties = {  # not newlib-nano, whose stdout takes a heap
+    properties = {
         "build.flags": " ".join((*M4.flags, *OPTIMIZE)),
-        "link.flags": " ".join((*linking(M4), "-specs=nosys.specs")),
+        "link.flags": " ".join((*linking(M4), "-specs=nosys.specs")),  # newlib-nano's stdout would take a heap
     }
     said = run(
         "arduino-builder", "-compile", "-warnings=all", "-fqbn=kws:arm:emulated",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prints the keywords in what comes over the serial port: raw int16 samples, one channel at @sample_rate@ Hz. On a board
- * with a microphone its driver fills `samples` instead.
+/* Prints the keywords in raw int16 samples, one channel at @sample_rate@ Hz, that come over a serial port that waits for the
+ * board, as USB does. On a board with a microphone its driver fills `samples` instead.
  */
 #include <@name@_listen.h>
 

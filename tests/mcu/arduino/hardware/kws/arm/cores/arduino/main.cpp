@@ -3,7 +3,7 @@
 
 Console Serial;
 
-/* Right when called every 0.6 s, in which the counter comes round */
+/* The clock has 25 MHz. Right when called every 0.6 s, in which the counter comes round. */
 unsigned long micros()
 {
     static uint32_t last, ticks;

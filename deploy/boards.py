@@ -96,13 +96,18 @@ def build(board: Board, folder: Path, program: Path, *, strict: bool = False) ->
             options = [*board.flags, *OPTIMIZE, *(WARNINGS if strict else WARNINGS[:1]), "-Isrc"]
             run(board.compiler, *options, "-c", source, "-o", f"{source}.o", cwd=folder)
             objects.append(f"{source}.o")
-    symbols = {"CODE_ORIGIN": board.origin[0], "RAM_ORIGIN": board.origin[1], "STACK_SIZE": STACK}
     warnings = ["-Wall", "-Wextra", "-Werror"] if strict else []
     run(
         board.compiler, *board.flags, *OPTIMIZE, "-std=gnu99", *warnings, "-Isrc", f"-I{FOLDER}",
-        program, FOLDER / "board.c", *objects, "-nostartfiles", "-T", FOLDER / "board.ld", "-Wl,--gc-sections",
-        *(f"-Wl,--defsym={name}={value}" for name, value in symbols.items()), "-o", "m.elf", cwd=folder,
+        program, FOLDER / "board.c", *objects, *linking(board), "-o", "m.elf", cwd=folder,
     )  # fmt: skip
+
+
+def linking(board: Board) -> list[str]:
+    """The linker's options: where what lies."""
+    symbols = {"CODE_ORIGIN": board.origin[0], "RAM_ORIGIN": board.origin[1], "STACK_SIZE": STACK}
+    places = [f"-Wl,--defsym={name}={value}" for name, value in symbols.items()]
+    return ["-nostartfiles", "-T", str(FOLDER / "board.ld"), "-Wl,--gc-sections", *places]
 
 
 def sizes(board: Board, folder: Path) -> list[int]:

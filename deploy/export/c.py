@@ -200,7 +200,8 @@ def _files(
     if frontend is not None and frontend.arithmetic == "fixed" and frontend.normalize == "none":
         runtime |= _frontend_files(frontend, source.params, name)
     runtime |= added.files
-    values["cmake_sources"] = "\n".join(f"    {p}" for p in sorted({*runtime, f"src/{name}.c"}) if p.endswith(".c"))
+    sources = sorted(path for path in {*runtime, f"src/{name}.c"} if re.fullmatch(r"src/.+\.c", path))
+    values["cmake_sources"] = "\n".join(f"    {path}" for path in sources)
     folder = TEMPLATES / "c_folder"
     templates = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     filled = {fill(path, values): fill(file.read_text("utf-8"), values) for path, file in templates.items()}

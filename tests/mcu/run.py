@@ -5,7 +5,7 @@
     python -m tests.mcu.run --write benchmarks/results/mcu.txt          # the table to a file as well
 
 Every board runs two networks under two rounding rules on 60 real clips, single convolutions of odd shapes, front-ends
-on hard signals, and two listeners on a recording.
+on hard signals, and two listeners on a recording; one of them runs what Arduino's builder makes.
 Instructions are counted by QEMU's -icount, in which each takes the same time; counts on Arm are exact to 3. The exports
 are compiled by clang, too, and run here under its sanitizers. A difference, warning, float helper or heap is a failure.
 """
@@ -59,12 +59,14 @@ from kws.arithmetic.requantize import requantize
 from kws.detector import Detector
 from kws.model import Model
 from kws.stream import Frames, listener_for_export
+from tests.mcu.arduino import check_sketches
 from tests.mcu.models import ODD, Network, listeners, networks
 
 HERE = Path(__file__).parent
 RULES = ("single", "tflm")
 TOOLS = {
     **ARM_TOOLS,
+    "arduino-builder": "arduino-builder",
     "clang": "clang",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "qemu-aarch64": "qemu-user",
@@ -147,6 +149,7 @@ def test() -> list[str]:
         print(line, flush=True)
 
     check_verify()
+    check_sketches()
     layers: list[str] = []
     say(f"{'network':<10}{'rule':<8}{'board':<12}{'path':<10}{'outputs':>16}{'flash':>9}{'RAM':>8}{'instructions':>14}")
     for network in networks():
@@ -186,6 +189,7 @@ def test() -> list[str]:
     say("")
     say("flash: text, constants and initialized data of the whole test program; RAM: data and the stack that it used")
     say("instructions: of the first input; of a listener, from samples to events, of a second of sound")
+    say("Arduino's builder: the examples of the models that ship, and both in one sketch, hear what NumPy does (M4)")
     say("NEON, with and without dot product: the self-test of every export passes on emulated aarch64")
     for board in BOARDS:
         say(f"{board.name}, {board.path}: {' '.join((*board.flags, *OPTIMIZE))}")

@@ -26,7 +26,7 @@ _MORE: dict[str, dict[str, Any]] = {"GlobalAveragePool": {"channels_last": 0}, "
 
 
 def has_odd_output(graph: Graph, op: Op) -> bool:
-    """Whether an operator that adds Z before it rounds half to even, as QLinearAdd and QLinearMul, turns the op's ties."""
+    """Whether QLinearAdd or QLinearMul, which add Z before they round half to even, would turn the op's ties."""
     return graph.tensors[op.output].zero_point % 2 == 1
 
 

@@ -8,9 +8,8 @@ One recording of data/recordings, in pieces of 80 ms as a microphone gives them,
 to the next, in turn. CPU time of all threads, so that other work on the machine counts little: medians, and the fastest
 tenth. Those that are not installed are left out and named.
 
-* commands, windows: `Detector.step` of the model that ships, all of a window of 1 s every 40 ms.
-* commands-stream, columns: the same of the model that ships beside it and streams: the new columns of each layer, every
-  40 ms.
+* commands, columns: `Detector.step` of the model that ships: the new columns of each layer, every 40 ms.
+* commands, windows: the same, all of a window of 1 s every 40 ms.
 * commands in LiteRT: the same integers as a .tflite file, all of a window every 40 ms, by XNNPACK, LiteRT's default; on
   the new frames of each piece from torchaudio or from our front-end; the decision on its posteriors is ours.
 * pymicro-wakeword (microWakeWord): one wake word, a network that streams every 30 ms.
@@ -32,7 +31,7 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from host import date_and_cpu
 from numpy.typing import NDArray
-from streaming import PIECE
+from streaming import PIECE, Windows
 
 import kws
 from deploy import native
@@ -58,11 +57,10 @@ def tflite_of(model: Model) -> bytes:
     return export(model.graph.with_softmax(), model.labels, model.frontend)
 
 
-def ours(model: Model, what: str) -> Contender:
-    detector = Detector(model)
+def ours(detector: Detector, what: str) -> Contender:
     state, _ = detector.step(None, np.zeros(0, np.int16))
     n_keywords = len(detector.detection.thresholds)
-    return lambda samples: detector.step(state, samples)[1], n_keywords, len(tflite_of(model)), what
+    return lambda samples: detector.step(state, samples)[1], n_keywords, len(tflite_of(detector.model)), what
 
 
 def torchaudio_features(model: Model) -> Callable[[NDArray[np.int16]], NDArray[np.int8]]:
@@ -134,8 +132,8 @@ def contenders() -> tuple[dict[str, Contender], list[str]]:
     params = commands.graph.input_params
     frontend, _ = commands.hearing()
     found = {
-        "commands, windows": ours(commands, "window of 1 s, 40 ms"),
-        "commands-stream, columns": ours(kws.load("commands-stream"), "new columns, 40 ms"),
+        "commands, columns": ours(Detector(commands), "new columns, 40 ms"),
+        "commands, windows": ours(Windows(commands), "window of 1 s, 40 ms"),
         "commands in LiteRT, torchaudio": litert(commands, torchaudio_features(commands)),
         "commands in LiteRT, our front-end": litert(commands, partial(input_features, config=frontend, params=params)),
     }

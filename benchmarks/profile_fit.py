@@ -68,8 +68,8 @@ def main() -> None:
         print(f"\n{board.name}, {board.path}")
         for kernel, layers in sorted(rows.items()):
             table = np.array(layers)
-            fit, _ = nnls(table[:, :3] / table[:, 3:], np.ones(len(table)))
-            errors = table[:, :3] @ fit / table[:, 3] - 1
+            fit, _ = nnls(table[:, :-1] / table[:, -1:], np.ones(len(table)))
+            errors = table[:, :-1] @ fit / table[:, -1] - 1
             numbers = ", ".join(f"{value:.2f}" for value in fit)
             error = f"{len(table)} layers, error {errors.min():+.1%} to {errors.max():+.1%}"
             print(f'    "{kernel}": Kernel({numbers}, {code.get(kernel, 0)}),  # {error}')

@@ -3,8 +3,8 @@
 
     python benchmarks/streaming.py [--out FILE]
 
-One recording of data/recordings, in turn, many times: sliding windows and streams of two networks, in pieces of 80 ms
-as a microphone gives them, and all at once; pieces in one call of C each, and with Python's loop between front-end,
+One recording of data/recordings, in turn, many times: the sliding windows of `commands` and its stream, in pieces of 80
+ms as a microphone gives them, and all at once; pieces in one call of C each, and with Python's loop between front-end,
 network and decision. Medians, and the fastest tenth.
 """
 
@@ -60,21 +60,19 @@ def main(out: Path | None) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core for C, NumPy and their threads
     samples = read_audio(sorted((ROOT / "data/recordings").glob("*.wav"))[0], dtype="int16", sample_rate=16_000)
     seconds = len(samples) / 16_000
-    commands = kws.load("commands")
-    stream = kws.load("commands-stream")
-    by_windows, by_columns, whole = Detector(commands), Detector(stream), Windows(stream)
+    model = kws.load("commands")
+    by_windows, by_columns = Windows(model), Detector(model)
     for detector in (by_windows, by_columns):
         assert detector.listener is not None  # which is made once
     calls: dict[str, Callable[[], object]] = {
-        "front-end alone, all at once": lambda: input_features(samples, stream.hearing()[0], stream.graph.input_params),
-        "commands, windows, all at once": lambda: by_windows.trace(samples),
-        "commands, windows, pieces of 80 ms, Python": lambda: in_python(by_windows, samples),
-        "commands, windows, pieces of 80 ms, C": lambda: in_pieces(by_windows, samples),
-        "commands-stream, windows, all at once": lambda: whole.trace(samples),
-        "commands-stream, columns, all at once": lambda: by_columns.trace(samples),
-        "commands-stream, columns, all at once, C": lambda: by_columns.detect(samples),
-        "commands-stream, columns, pieces of 80 ms, Python": lambda: in_python(by_columns, samples),
-        "commands-stream, columns, pieces of 80 ms, C": lambda: in_pieces(by_columns, samples),
+        "front-end alone, all at once": lambda: input_features(samples, model.hearing()[0], model.graph.input_params),
+        "windows, all at once": lambda: by_windows.trace(samples),
+        "windows, pieces of 80 ms, Python": lambda: in_python(by_windows, samples),
+        "windows, pieces of 80 ms, C": lambda: in_pieces(by_windows, samples),
+        "columns, all at once": lambda: by_columns.trace(samples),
+        "columns, all at once, C": lambda: by_columns.detect(samples),
+        "columns, pieces of 80 ms, Python": lambda: in_python(by_columns, samples),
+        "columns, pieces of 80 ms, C": lambda: in_pieces(by_columns, samples),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):

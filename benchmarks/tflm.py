@@ -3,7 +3,7 @@
 
     python -m benchmarks.tflm --data TEST_SET [--every N]
 
-TEST_SET is the official test set of Speech Commands v0.02. The networks are the shipped models and an untrained one of
+TEST_SET is the official test set of Speech Commands v0.02. The networks are the shipped model and an untrained one of
 each name that `kws train` takes, on its default front-end, calibrated on clips; all under the rule `tflm`. TFLM runs
 the exported file from the network's input on and gives the output of each op. Exit code 1 where a byte differs.
 All clips take half an hour; --every compares one in N.
@@ -46,9 +46,8 @@ AT_ONCE = 50
 def networks(clips: NDArray[np.int16], every: int) -> Iterator[tuple[str, Graph, NDArray[Any]]]:
     """(name, graph, int8 inputs of one clip in `every`) of each network, which are the same whatever `every` is."""
     heard = clips[::every]
-    for name in ("commands", "commands-stream"):
-        model = kws.load(name)
-        yield name, model.graph, input_features(heard, model.hearing()[0], model.graph.input_params)[..., None]
+    model = kws.load("commands")
+    yield "commands", model.graph, input_features(heard, model.hearing()[0], model.graph.input_params)[..., None]
     frontend = get_preset(PRESET)
     batch = torch.from_numpy(features(clips[:: len(clips) // N_CALIBRATION], frontend).astype(np.float32))[:, None]
     for name in registry.NETWORKS:

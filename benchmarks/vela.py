@@ -4,7 +4,7 @@
     pip install -c constraints.txt '.[npu]'
     python -W ignore benchmarks/vela.py --write benchmarks/results/vela.txt
 
-The networks are the shipped models and an untrained 49x10 DS-CNN-S. Exit code 1 where an operator is left to the CPU.
+The networks are the shipped model and an untrained 49x10 DS-CNN-S. Exit code 1 where an operator is left to the CPU.
 Memory and cycles are Vela's estimates for one configuration of chip and memory, not measurements.
 """
 
@@ -71,9 +71,11 @@ def compiled(name: str, data: bytes) -> list[str]:
 def main(write: Path | None) -> None:
     if find_spec("ethosu") is None:
         sys.exit("ethos-u-vela is not installed (pip install -c constraints.txt ethos-u-vela)")
-    shipped = {name: kws.load(name) for name in ("commands", "commands-stream")}
-    files = {name: export(model.graph, model.labels, model.frontend) for name, model in shipped.items()}
-    files["ds-cnn-s"] = export(ds_cnn_s(), [f"class_{i}" for i in range(N_CLASSES)], None)
+    shipped = kws.load("commands")
+    files = {
+        "commands": export(shipped.graph, shipped.labels, shipped.frontend),
+        "ds-cnn-s": export(ds_cnn_s(), [f"class_{i}" for i in range(N_CLASSES)], None),
+    }
     rows = [compiled(name, data) for name, data in files.items()]
     head = ["network", "operators on the NPU", "on the CPU", "SRAM KiB", "flash KiB", "cycles", "ms at 500 MHz"]
     text = "\n".join(

@@ -54,7 +54,6 @@ class Listen:
     after: int
     pause: int
     late: int
-    early: int
     shortest: int
     longest: int
 
@@ -74,7 +73,7 @@ class Listen:
             "silence": self.silence, "smoothing": self.smoothing, "refractory": self.refractory,
             "n_keywords": len(self.thresholds),
             "thresholds": np.array(self.thresholds, np.int32), "releases": np.array(self.releases, np.int32),
-            "after": self.after, "pause": self.pause, "late": self.late, "early": self.early,
+            "after": self.after, "pause": self.pause, "late": self.late,
             "shortest": self.shortest, "longest": self.longest,
         }  # fmt: skip
 

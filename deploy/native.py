@@ -83,7 +83,7 @@ _Listen = _structure(
     ),
     ("thresholds", c_void_p),
     ("releases", c_void_p),
-    *_int32("after", "pause", "late", "early", "shortest", "longest"),
+    *_int32("after", "pause", "late", "shortest", "longest"),
 )
 _Event = _structure("kws_event", *_int32("keyword", "score"), ("first", c_int64), ("end", c_int64))
 _EVENT = np.dtype(_Event)

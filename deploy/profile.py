@@ -24,11 +24,13 @@ _STACK = 512  # bytes: more than any board used for an inference
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Instructions a multiply-accumulate, an output, and a value of the columns that outputs see; bytes of code."""
+    """Instructions a multiply-accumulate, an output, a value of the columns that outputs see, and a row of a kernel
+    that is gathered into them; bytes of code."""
 
     per_mac: float
     per_output: float
     per_value: float
+    per_row: float
     code: int
 
 
@@ -105,74 +107,74 @@ class Profile:
 
 CORES: dict[str, Core] = {
     "cortex-m3": Core(72, 1.7, False, 188, {
-        "kws_add": Kernel(0.00, 97.81, 0.00, 528),
-        "kws_average_pool": Kernel(7.18, 156.90, 0.00, 328),
-        "kws_concatenation": Kernel(0.00, 21.96, 0.00, 256),
-        "kws_conv2d": Kernel(5.01, 62.00, 0.01, 692),
-        "kws_depthwise_conv2d": Kernel(27.62, 0.00, 0.00, 596),
-        "kws_lookup": Kernel(0.00, 10.01, 0.00, 44),
-        "kws_max_pool": Kernel(19.24, 0.00, 0.00, 288),
-        "kws_mean": Kernel(7.25, 0.00, 0.00, 280),
-        "kws_mul": Kernel(0.00, 53.01, 0.00, 280),
-        "kws_pad": Kernel(0.00, 3.03, 0.00, 144),
-        "kws_slice": Kernel(0.00, 3.59, 0.00, 124),
-        "kws_softmax": Kernel(0.00, 240.67, 0.00, 884),
+        "kws_add": Kernel(0.00, 97.52, 0.00, 0.00, 528),
+        "kws_average_pool": Kernel(7.76, 84.24, 0.00, 0.00, 328),
+        "kws_concatenation": Kernel(0.00, 21.96, 0.00, 0.00, 256),
+        "kws_conv2d": Kernel(4.97, 61.39, 0.99, 65.52, 692),
+        "kws_depthwise_conv2d": Kernel(27.62, 0.00, 0.00, 0.00, 596),
+        "kws_lookup": Kernel(0.00, 10.01, 0.00, 0.00, 44),
+        "kws_max_pool": Kernel(19.24, 0.00, 0.00, 0.00, 288),
+        "kws_mean": Kernel(7.25, 0.00, 0.00, 0.00, 280),
+        "kws_mul": Kernel(0.00, 53.01, 0.00, 0.00, 280),
+        "kws_pad": Kernel(0.00, 3.03, 0.00, 0.00, 144),
+        "kws_slice": Kernel(0.00, 1.76, 0.00, 0.00, 124),
+        "kws_softmax": Kernel(0.00, 240.67, 0.00, 0.00, 884),
     }),
     "cortex-m4": Core(120, 1.5, True, 220, {
-        "kws_add": Kernel(0.00, 97.81, 0.00, 516),
-        "kws_average_pool": Kernel(7.18, 156.97, 0.00, 336),
-        "kws_concatenation": Kernel(0.00, 20.99, 0.00, 256),
-        "kws_conv2d": Kernel(1.00, 19.13, 0.00, 2380),
-        "kws_depthwise_conv2d": Kernel(4.32, 0.00, 0.00, 2216),
-        "kws_lookup": Kernel(0.00, 10.01, 0.00, 44),
-        "kws_max_pool": Kernel(19.23, 0.00, 0.00, 300),
-        "kws_mean": Kernel(7.25, 0.00, 0.00, 272),
-        "kws_mul": Kernel(0.00, 50.01, 0.00, 272),
-        "kws_pad": Kernel(0.00, 2.97, 0.00, 144),
-        "kws_slice": Kernel(0.00, 3.59, 0.00, 116),
-        "kws_softmax": Kernel(0.00, 246.67, 0.00, 900),
+        "kws_add": Kernel(0.00, 97.52, 0.00, 0.00, 516),
+        "kws_average_pool": Kernel(7.76, 84.25, 0.00, 0.00, 336),
+        "kws_concatenation": Kernel(0.00, 20.99, 0.00, 0.00, 256),
+        "kws_conv2d": Kernel(0.97, 13.31, 0.00, 140.28, 2380),
+        "kws_depthwise_conv2d": Kernel(4.32, 0.00, 0.00, 0.00, 2216),
+        "kws_lookup": Kernel(0.00, 10.01, 0.00, 0.00, 44),
+        "kws_max_pool": Kernel(19.23, 0.00, 0.00, 0.00, 300),
+        "kws_mean": Kernel(7.25, 0.00, 0.00, 0.00, 272),
+        "kws_mul": Kernel(0.00, 50.01, 0.00, 0.00, 272),
+        "kws_pad": Kernel(0.00, 2.97, 0.00, 0.00, 144),
+        "kws_slice": Kernel(0.00, 1.76, 0.00, 0.00, 116),
+        "kws_softmax": Kernel(0.00, 246.67, 0.00, 0.00, 900),
     }),
     "cortex-m7": Core(216, 1.0, True, 220, {
-        "kws_add": Kernel(0.00, 98.81, 0.00, 520),
-        "kws_average_pool": Kernel(7.18, 156.94, 0.00, 340),
-        "kws_concatenation": Kernel(0.00, 20.50, 0.00, 264),
-        "kws_conv2d": Kernel(1.00, 19.25, 0.00, 2384),
-        "kws_depthwise_conv2d": Kernel(4.35, 0.00, 0.00, 2224),
-        "kws_lookup": Kernel(0.00, 10.01, 0.00, 44),
-        "kws_max_pool": Kernel(19.23, 0.00, 0.00, 296),
-        "kws_mean": Kernel(7.24, 0.00, 0.00, 284),
-        "kws_mul": Kernel(0.00, 63.01, 0.00, 284),
-        "kws_pad": Kernel(0.00, 2.97, 0.00, 144),
-        "kws_slice": Kernel(0.00, 3.59, 0.00, 116),
-        "kws_softmax": Kernel(0.00, 246.67, 0.00, 908),
+        "kws_add": Kernel(0.00, 98.52, 0.00, 0.00, 520),
+        "kws_average_pool": Kernel(7.76, 84.25, 0.00, 0.00, 340),
+        "kws_concatenation": Kernel(0.00, 20.50, 0.00, 0.00, 264),
+        "kws_conv2d": Kernel(0.97, 13.55, 0.00, 133.40, 2384),
+        "kws_depthwise_conv2d": Kernel(4.35, 0.00, 0.00, 0.00, 2224),
+        "kws_lookup": Kernel(0.00, 10.01, 0.00, 0.00, 44),
+        "kws_max_pool": Kernel(19.23, 0.00, 0.00, 0.00, 296),
+        "kws_mean": Kernel(7.24, 0.00, 0.00, 0.00, 284),
+        "kws_mul": Kernel(0.00, 63.01, 0.00, 0.00, 284),
+        "kws_pad": Kernel(0.00, 2.97, 0.00, 0.00, 144),
+        "kws_slice": Kernel(0.00, 1.76, 0.00, 0.00, 116),
+        "kws_softmax": Kernel(0.00, 246.67, 0.00, 0.00, 908),
     }),
     "cortex-m55": Core(160, 1.0, False, 188, {
-        "kws_add": Kernel(0.00, 86.81, 0.00, 472),
-        "kws_average_pool": Kernel(5.29, 168.57, 0.00, 340),
-        "kws_concatenation": Kernel(0.00, 18.06, 0.00, 228),
-        "kws_conv2d": Kernel(0.14, 16.75, 1.43, 1512),
-        "kws_depthwise_conv2d": Kernel(2.87, 0.00, 0.00, 1744),
-        "kws_lookup": Kernel(0.00, 10.01, 0.00, 44),
-        "kws_max_pool": Kernel(17.81, 0.00, 0.00, 308),
-        "kws_mean": Kernel(5.21, 0.00, 0.00, 244),
-        "kws_mul": Kernel(0.00, 45.01, 0.00, 268),
-        "kws_pad": Kernel(0.00, 3.03, 0.00, 144),
-        "kws_slice": Kernel(0.00, 3.59, 0.00, 124),
-        "kws_softmax": Kernel(0.00, 275.42, 0.00, 992),
+        "kws_add": Kernel(0.00, 86.51, 0.00, 0.00, 472),
+        "kws_average_pool": Kernel(5.92, 89.31, 0.00, 0.00, 340),
+        "kws_concatenation": Kernel(0.00, 18.06, 0.00, 0.00, 228),
+        "kws_conv2d": Kernel(0.14, 13.92, 0.79, 86.58, 1512),
+        "kws_depthwise_conv2d": Kernel(2.87, 0.00, 0.00, 0.00, 1744),
+        "kws_lookup": Kernel(0.00, 10.01, 0.00, 0.00, 44),
+        "kws_max_pool": Kernel(17.81, 0.00, 0.00, 0.00, 308),
+        "kws_mean": Kernel(5.21, 0.00, 0.00, 0.00, 244),
+        "kws_mul": Kernel(0.00, 45.01, 0.00, 0.00, 268),
+        "kws_pad": Kernel(0.00, 3.03, 0.00, 0.00, 144),
+        "kws_slice": Kernel(0.00, 1.75, 0.00, 0.00, 124),
+        "kws_softmax": Kernel(0.00, 275.42, 0.00, 0.00, 992),
     }),
     "rv32imac": Core(160, 1.5, False, 188, {
-        "kws_add": Kernel(0.00, 89.37, 0.00, 670),
-        "kws_average_pool": Kernel(6.18, 148.73, 0.00, 324),
-        "kws_concatenation": Kernel(0.00, 21.96, 0.00, 324),
-        "kws_conv2d": Kernel(7.03, 51.49, 0.00, 844),
-        "kws_depthwise_conv2d": Kernel(24.98, 0.00, 0.00, 624),
-        "kws_lookup": Kernel(0.00, 10.01, 0.00, 42),
-        "kws_max_pool": Kernel(14.97, 0.00, 0.00, 278),
-        "kws_mean": Kernel(6.23, 0.00, 0.00, 316),
-        "kws_mul": Kernel(0.00, 45.01, 0.00, 344),
-        "kws_pad": Kernel(0.00, 11.20, 0.00, 192),
-        "kws_slice": Kernel(0.00, 7.69, 0.00, 160),
-        "kws_softmax": Kernel(0.00, 285.08, 0.00, 1122),
+        "kws_add": Kernel(0.00, 89.15, 0.00, 0.00, 670),
+        "kws_average_pool": Kernel(6.76, 76.12, 0.00, 0.00, 324),
+        "kws_concatenation": Kernel(0.00, 21.96, 0.00, 0.00, 324),
+        "kws_conv2d": Kernel(6.91, 50.13, 6.92, 54.85, 844),
+        "kws_depthwise_conv2d": Kernel(24.98, 0.00, 0.00, 0.00, 624),
+        "kws_lookup": Kernel(0.00, 10.01, 0.00, 0.00, 42),
+        "kws_max_pool": Kernel(14.97, 0.00, 0.00, 0.00, 278),
+        "kws_mean": Kernel(6.23, 0.00, 0.00, 0.00, 316),
+        "kws_mul": Kernel(0.00, 45.01, 0.00, 0.00, 344),
+        "kws_pad": Kernel(0.00, 11.20, 0.00, 0.00, 192),
+        "kws_slice": Kernel(0.00, 6.80, 0.00, 0.00, 160),
+        "kws_softmax": Kernel(0.00, 285.08, 0.00, 0.00, 1122),
     }),
 }  # fmt: skip
 """By name. Cycles an instruction follow Arm's manual for the M3 and M4 and are assumed for the others."""
@@ -190,9 +192,9 @@ def profile(graph: Graph, core: str, listen: Listen | None = None) -> Profile:
     kernel_of = {step.name: target.kernels[step.kernel] for step in program.steps}
     layers = []
     for op, report in zip(graph.ops, graph.check().ops, strict=True):
-        macs, outputs, values = work_of(graph, op.name)
-        kernel = kernel_of.get(op.name, Kernel(0, 0, 0, 0))
-        count = kernel.per_mac * macs + kernel.per_output * outputs + kernel.per_value * values
+        kernel = kernel_of.get(op.name, Kernel(0, 0, 0, 0, 0))
+        each = kernel.per_mac, kernel.per_output, kernel.per_value, kernel.per_row
+        count = sum(cost * n for cost, n in zip(each, work_of(graph, op.name), strict=True))
         layers.append(LayerCost(op.name, op.kind, report.macs, report.weight_bytes, round(count)))
     kernels = {step.kernel for step in program.steps}
     return Profile(
@@ -216,12 +218,16 @@ def _listener_bytes(listen: Listen, target: Core) -> int:
     return listen.size(sizes.arena_size + (sizes.scratch_dsp if target.dsp else sizes.scratch_portable))
 
 
-def work_of(graph: Graph, name: str) -> tuple[int, int, int]:
-    """Multiply-accumulates of the op `name`, its outputs, and the values of the columns that a convolution gathers."""
+def work_of(graph: Graph, name: str) -> tuple[int, int, int, int]:
+    """Multiply-accumulates of the op `name`, its outputs, and what a convolution gathers: values and kernel rows."""
     op = next(op for op in graph.ops if op.name == name)
     inputs, output = graph.inputs_of(op), graph.tensors[op.output]
     macs = op.attributes.macs(inputs, output)
-    return macs, output.size, macs // output.shape[-1] if op.kind in ("conv2d", "fully_connected") else 0
+    if op.kind not in ("conv2d", "fully_connected"):
+        return macs, output.size, 0, 0
+    kernel_h = inputs[1].shape[1] if op.kind == "conv2d" else 1
+    channels = output.shape[-1]
+    return macs, output.size, macs // channels, output.size // channels * kernel_h
 
 
 def parse_budget(text: str) -> dict[str, int]:

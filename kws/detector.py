@@ -44,7 +44,6 @@ MAX_HOP, MAX_SMOOTHING, MAX_REFRACTORY = 256, 256, 4096
 _AFTER = 0.2  # seconds from the centre of the posteriors to the window in which the word is located
 _PAUSE = 0.2  # seconds of quiet inside a word that do not end it: the closure before a final t or p
 _LATE = 0.45  # seconds before the end of the centre's window, at most, for a word's end
-_EARLY = 0.1  # the same where speech goes on and hides the end
 _SHORTEST, _LONGEST = 0.16, 0.9  # seconds of a word
 WINDOWS_AT_ONCE = 256
 _WINDOWS_A_STEP = 16  # of a network that streams through a recording
@@ -215,16 +214,16 @@ def locate(window: NDArray[np.int8], age: int, frontend: FrontendConfig) -> tupl
     The level of a frame is the sum of its log-mel bands, or its first MFCC, over three frames. Frames above a fifth of
     the way from the quiet of the window (the level that an eighth of its frames do not pass) to its loudest are speech.
     The word ends with the last speech in the centre's window, or later where speech goes on without a pause of 0.2 s.
-    Where it goes on to the end of `window`, the word ends at the quietest frame since 0.1 s before the end of the
-    centre's window. It begins where, going back, such a pause comes first. Its end is at most 0.45 s before the end of
-    the centre's window, its length 0.16 to 0.9 s. Integers only.
+    Where it goes on to the end of `window`, the word ends there, since nothing later has been heard. It begins where,
+    going back, such a pause comes first. Its end is at most 0.45 s before the end of the centre's window, its length
+    0.16 to 0.9 s. Integers only.
     """
     levels = window[:, 0].astype(np.int64) if frontend.kind == "mfcc" else window.sum(axis=1, dtype=np.int64)
     padded = np.pad(levels, 1, mode="edge")
     levels = padded[:-2] + padded[1:-1] + padded[2:]
     quiet = int(np.sort(levels)[len(levels) // 8])
     speech = np.flatnonzero(5 * (levels - quiet) > int(levels.max()) - quiet)
-    pause, late, early, shortest, longest = _limits(frontend)
+    pause, late, shortest, longest = _limits(frontend)
     middle = len(levels) - 1 - age  # the last frame of the centre's window
     before = speech[speech <= middle]
     last = int(before[-1]) if len(before) else middle
@@ -233,8 +232,7 @@ def locate(window: NDArray[np.int8], age: int, frontend: FrontendConfig) -> tupl
             break
         last = int(frame)
     if last >= len(levels) - 2:  # the last level is the mean of two frames only
-        begin = max(0, middle - early)
-        last = begin + int(levels[begin:].argmin())
+        last = len(levels) - 1
     last = max(last, middle - late, 0)
     first = last
     for frame in speech[speech < last][::-1]:
@@ -246,7 +244,7 @@ def locate(window: NDArray[np.int8], age: int, frontend: FrontendConfig) -> tupl
 
 def _limits(frontend: FrontendConfig) -> tuple[int, ...]:
     """What `locate` goes by, in frames."""
-    return tuple(_frames(seconds, frontend) for seconds in (_PAUSE, _LATE, _EARLY, _SHORTEST, _LONGEST))
+    return tuple(_frames(seconds, frontend) for seconds in (_PAUSE, _LATE, _SHORTEST, _LONGEST))
 
 
 def _frames(seconds: float, frontend: FrontendConfig) -> int:
@@ -421,11 +419,11 @@ class Detector:
         frontend, detection = self.frontend, self.detection
         if frontend.arithmetic != "fixed" or frontend.normalize != "none":
             return None
-        pause, late, early, shortest, longest = _limits(frontend)
+        pause, late, shortest, longest = _limits(frontend)
         return Listen(
             self._graph, self.stream_plan(), frontend, detection.hop, detection.smoothing, detection.refractory,
             detection.thresholds, detection.releases, silence_before(frontend, detection.hop), self._after(),
-            pause, late, early, shortest, longest,
+            pause, late, shortest, longest,
         )  # fmt: skip
 
     @cached_property

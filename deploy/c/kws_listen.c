@@ -168,12 +168,8 @@ static void locate(const stream *s, int32_t start, int32_t middle, int32_t *word
     for (frame = last < 0 ? 0 : last + 1; frame < n && frame - last <= listen->pause; frame++)
         if (SPEECH(frame))
             last = frame;
-    if (last >= n - 2) {
-        last = middle > listen->early ? middle - listen->early : 0;
-        for (frame = last + 1; frame < n; frame++)
-            if (level(s, start, frame) < level(s, start, last))
-                last = frame;
-    }
+    if (last >= n - 2) /* the last level is the mean of two frames only */
+        last = n - 1;
     last = last > middle - listen->late ? last : middle - listen->late;
     last = last > 0 ? last : 0;
     first = last;

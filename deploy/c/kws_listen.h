@@ -29,7 +29,7 @@ typedef struct {
     int32_t n_keywords;                   /* they are the first labels */
     const int32_t *thresholds, *releases; /* (n_keywords), of sums over `smoothing` windows */
     int32_t after;                        /* windows from the centre of the posteriors to where the word is located */
-    int32_t pause, late, early, shortest, longest; /* frames: kws/detector.py, locate */
+    int32_t pause, late, shortest, longest; /* frames: kws/detector.py, locate */
 } kws_listen;
 
 /* A keyword that was heard */

@@ -74,7 +74,7 @@ def _same(a: Graph, b: Graph) -> None:
 
 
 def test_our_own_export_comes_back_as_it_was() -> None:
-    model = kws.load("commands")
+    model = kws.load(GOLDEN / "tc_resnet8.kws")  # all of its paddings are TFLite's
     found = tflite.read(export(model.graph, model.labels, model.frontend))
     _same(found.graph, model.graph)
     assert found.labels == model.labels

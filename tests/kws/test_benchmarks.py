@@ -15,6 +15,7 @@ import pytest
 import kws
 from features.audio import read_audio
 from features.frontend import input_features
+from kws.detector import Detector
 from training.dataset import Clip, Recordings
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,7 @@ def test_litert_fires_where_the_detector_does() -> None:
     frontend, params = model.hearing()[0], model.graph.input_params
     samples = read_audio(sorted((ROOT / "data/recordings").glob("*.wav"))[0], dtype="int16")
     pieces = samples[: 160 * always_on.PIECE].reshape(-1, always_on.PIECE)
-    detector, *_ = always_on.ours(model, "")
+    detector, *_ = always_on.ours(Detector(model), "")
     in_litert, *_ = always_on.litert(model, partial(input_features, config=frontend, params=params))
     expected = [event.label for piece in pieces for event in detector(piece)]
     assert len(expected) == 3

@@ -4,7 +4,7 @@ listeners."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,23 +51,22 @@ def networks() -> list[Network]:
 
 
 def listeners() -> list[tuple[str, Model, Any]]:
-    """`commands` on whole windows, one in 120 ms, which an emulator has time for, and an untrained tc-stream, column by
-    column, that fires now and then. Each with two seconds of a recording, int16."""
+    """`commands`, column by column, and an untrained tc-resnet8 on whole windows, one in 120 ms, which an emulator has
+    time for, that fires now and then. Each with two seconds of a recording, int16."""
     recording = read_audio(DATA / "recordings" / "recording_00.wav", dtype="int16", sample_rate=16_000)
     samples = recording[8_000:40_000]
     commands = kws.load("commands")
-    detection = DetectionConfig(12, 6, 6, (984,) * 10, (590,) * 10)
     torch.manual_seed(3)
     frontend = get_preset("mfb40-10ms")
-    network = registry.build("tc-stream", frontend.input_shape[:2], 4)
+    network = registry.build("tc-resnet8", frontend.input_shape[:2], 4)
     quantized = prepare_ptq(network, QuantScheme())
     calibrate(quantized, [torch.randn(16, 1, *frontend.input_shape[:2]) * 3])
     graph = convert(quantized, frontend.input_shape)
-    eager = DetectionConfig(4, 3, 5, (200, 200), (199, 199))
+    eager = DetectionConfig(12, 3, 2, (188, 190), (187, 189))
     labels = ("low", "high", "_silence_", "_unknown_")
     return [
-        ("commands", replace(commands, detection=detection), samples),
-        ("tc-stream", Model(graph, frontend, labels, eager), samples),
+        ("commands", commands, samples),
+        ("tc-resnet8", Model(graph, frontend, labels, eager), samples),
     ]
 
 

@@ -179,17 +179,17 @@ def test() -> list[str]:
                 )
     say("")
     columns = f"{'outputs':>16}{'flash':>9}{'RAM':>8}{'instructions':>14}"
-    say(f"{'listener':<10}{'network runs':<18}{'board':<12}{'path':<10}{columns}")
+    say(f"{'listener':<12}{'network runs':<18}{'board':<12}{'path':<10}{columns}")
     for name, model, samples in listeners():
         for board, result, how in run_listeners(name, model, samples):
             say(
-                f"{name:<10}{how:<18}{board.name:<12}{board.path:<10}{f'{len(result.outputs)} events equal':>16}"
+                f"{name:<12}{how:<18}{board.name:<12}{board.path:<10}{f'{len(result.outputs)} events equal':>16}"
                 f"{result.flash:>9,}{result.ram:>8,}{result.instructions:>14,}"
             )
     say("")
     say("flash: text, constants and initialized data of the whole test program; RAM: data and the stack that it used")
     say("instructions: of the first input; of a listener, from samples to events, of a second of sound")
-    say("Arduino's builder: the examples of the models that ship, and both in one sketch, hear what NumPy does (M4)")
+    say("Arduino's builder: the examples of two models, and both in one sketch, hear what NumPy does (M4)")
     say("NEON, with and without dot product: the self-test of every export passes on emulated aarch64")
     for board in BOARDS:
         say(f"{board.name}, {board.path}: {' '.join((*board.flags, *OPTIMIZE))}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many decisions change when a clip is moved by less than 20 ms.
 
-    python benchmarks/shift.py --model M [--model M2 ...] --data DIR [--split validation] [--out FILE]
+    python benchmarks/shift.py --model M [--model M2 ...] --data DIR [--split validation|all] [--out FILE]
 
 DIR holds a folder a word. Every clip is moved later by 0 to 19 ms in steps of 1 ms; zeros enter at its front, its last
 samples leave. Of the clips that are decided rightly where they are (the largest logit), those count as changed for
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from features.quantize import clip_samples
 from kws.cli.common import columns, progress
 from kws.detector import keywords_of
-from kws.evaluate import wilson
+from kws.evaluate import ALL, wilson
 from kws.model import Model
 from training.dataset import SILENCE, UNKNOWN, Recordings, load, scan_folder
 
@@ -86,7 +86,8 @@ def by_move(labels: NDArray[np.int64], truth: NDArray[np.int64]) -> str:
 @click.option("--split", default="validation", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="A file for what is printed.")
 def main(models: tuple[str, ...], data: Path, split: str, out: Path | None) -> None:
-    recordings = load([clip for clip in scan_folder(data) if clip.split == split], broken="fail").recordings
+    clips = [clip for clip in scan_folder(data) if split in (clip.split, ALL)]
+    recordings = load(clips, broken="fail").recordings
     given = " ".join(f"--model {Path(name).name}" for name in models)
     parts = [f"{date_and_cpu()}\npython benchmarks/shift.py {given} --data {data.name} --split {split}"]
     for name in models:

@@ -53,6 +53,7 @@ def main() -> None:
         code: dict[str, int] = {}
         for network in found:
             program = compile_graph(network.graph)
+            classifiers = {op.name for op in network.graph.ops if op.kind == "fully_connected"}
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary) / "m"
                 export(network.graph, network.frontend, network.labels, folder, name="m")
@@ -62,8 +63,8 @@ def main() -> None:
                 code |= _code(board, folder)
             counts = [board.instructions(int(row[1])) for row in printed if row[0] == "layer"]
             for step, count in zip(program.steps, counts, strict=True):
-                if step.kernel == "kws_conv2d" and count < sum(counts) / 100:
-                    continue  # a classifier: one position takes as long as three, and nothing beside the rest
+                if step.name in classifiers:
+                    continue  # one position takes as long as three, and nothing beside the rest
                 rows[step.kernel].append([*work_of(network.graph, step.name), count])
         print(f"\n{board.name}, {board.path}")
         for kernel, layers in sorted(rows.items()):

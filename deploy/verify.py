@@ -70,7 +70,7 @@ class Row:
     argmax_changes: int | None
     """None for ops."""
     verdict: str
-    """reference, equal, counted, DIFFERS, FAILED, refused or not installed."""
+    """reference, equal, ties, counted, DIFFERS, FAILED, nothing (no op of the kind), refused or not installed."""
     note: str = ""
 
     @property
@@ -183,6 +183,8 @@ class Verifier:
             largest = max(largest, int(steps.max()))
             if bad.any():
                 wrong.append(f"{op.name}: {bad.sum():,}")
+        if values == 0:
+            return Row(engine.name, rule, "ops", 0, 0, 0, 0, None, "nothing", "")
         what = "values differ" if engine.ops == "equal" else "values differ that lie beside no float32 tie"
         verdict, note = ("DIFFERS", f"{what}: {', '.join(wrong)}") if wrong else ("equal", "")
         if different and not wrong:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from features.quantize import clip_samples
 from kws.arithmetic.quant import dequantize
 from kws.detector import WINDOWS_AT_ONCE, DetectionConfig, keywords_of, posteriors_of
 from kws.errors import UsageError
-from kws.model import RUN_FILE, Model
+from kws.model import RUN_FILE, Model, resolve
 from kws.tune import count_firings, moving_sums
 from training import recipe
 from training.config import TrainConfig
@@ -37,6 +39,8 @@ def train(config: TrainConfig, *, resume: bool = False, progress: Progress | Non
 
     Raises UsageError and DataError as `training.recipe.train` does. After KeyboardInterrupt or a kill `resume` goes on.
     """
+    files = [resolve(name).read_bytes() for name in config.teacher]
+    config = replace(config, teacher_files=tuple(hashlib.sha256(data).hexdigest() for data in files))
     teach = _teach(config) if config.teacher else None
     trained = recipe.train(config, resume=resume, progress=progress, teach=teach)
     others = _other_words(config, trained.frontend, trained.graph, progress or Progress())
@@ -54,9 +58,11 @@ def _teach(config: TrainConfig) -> Teach:
     models = [Model.load(name) for name in config.teacher]
     labels = (*config.keywords, SILENCE, UNKNOWN)
     for name, model in zip(config.teacher, models, strict=True):
-        model.hearing()
+        if model.frontend is None:
+            raise UsageError("has no front-end, so it cannot teach", where=f"teacher '{name}'")
         if set(model.labels) != set(labels):
-            raise UsageError(f"a teacher of {', '.join(model.labels)} does not know these keywords", where=name)
+            what = f"knows {', '.join(model.labels)}, not just these keywords, {SILENCE} and {UNKNOWN}"
+            raise UsageError(what, where=f"teacher '{name}'")
 
     def teach(windows: NDArray[np.float32]) -> NDArray[np.float32]:
         posteriors = np.zeros((len(windows), len(labels)), np.float32)

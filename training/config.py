@@ -33,6 +33,7 @@ class TrainConfig:
     weights: str = "per-channel"
     rounding: str = "single"
     teacher: tuple[str, ...] = ()  # models to learn from besides the labels, as `kws.load` names them
+    teacher_files: tuple[str, ...] = ()  # the SHA-256 of each of their files: `kws.train` fills it in
     seed: int = 0
     broken: str = "skip"  # or "fail": what a clip that cannot be read does
     epochs: int | None = None  # of the float phase; None: from the size of the corpus
@@ -89,7 +90,8 @@ class TrainConfig:
         values["data"] = [os.path.realpath(path) for path in self.data]
         values["train_only"] = [os.path.realpath(path) for path in self.train_only]
         values["out"] = os.path.realpath(self.out)  # Path.resolve raises where a link leads to itself
-        values["keywords"], values["teacher"] = list(self.keywords), list(self.teacher)
+        for name in ("keywords", "teacher", "teacher_files"):
+            values[name] = list(values[name])
         values["augment"]["snr_db"] = list(self.augment.snr_db)
         return values
 

@@ -202,6 +202,7 @@ def _finish(
     provenance = {
         "command": config.command(), "seed": config.seed, "versions": report.versions(),
         "git_revision": report.git_revision(), "data": data.identity,
+        **({"teacher_files": list(config.teacher_files)} if config.teacher else {}),
         "clipped_features": _clipped(loop, graph.input_params),
         "validation_accuracy": {name: figures[name]["accuracy"] for name in list(figures)[:3]},
     }  # fmt: skip

@@ -37,6 +37,8 @@ def import_(file: Path, out: Path, labels: str | None, preset: str | None) -> No
     click.echo(f"{len(model.graph.ops)} ops, {len(model.labels)} labels, rounding '{model.graph.rounding}'{heard}")
     if model.frontend and model.labels == tuple(f"class_{i}" for i in range(len(model.labels))):
         click.echo("no labels are known: every output counts as a keyword (--labels names them)", err=True)
+    if model.frontend:
+        click.echo("thresholds are the default, half of the largest sum: kws tune chooses them", err=True)
     click.echo(f"wrote {out}")
 
 
@@ -46,10 +48,12 @@ def _names(labels: str) -> list[str]:
     if "," in labels:
         return [name.strip() for name in labels.split(",")]
     if not path.is_file():
+        if path.exists():
+            raise UsageError("is no file of labels", where=labels)
         if path.suffix or "/" in labels or os.sep in labels:
             raise UsageError("no such file of labels", where=labels, hint="names have commas between")
         return [labels.strip()]
     try:
-        return [name.strip() for name in path.read_text(encoding="utf-8").splitlines() if name.strip()]
+        return [name.strip() for name in path.read_text(encoding="utf-8-sig").splitlines() if name.strip()]
     except UnicodeDecodeError:
         raise UsageError("is not text in UTF-8", where=labels) from None

@@ -81,6 +81,15 @@ def test_one_wrong_bit_is_found() -> None:
     assert (ops.verdict, ops.note, ops.different) == ("DIFFERS", "values differ: conv: 1", 1)
 
 
+def test_without_an_op_to_compare_nothing_is_equal() -> None:
+    builder = GraphBuilder("half_even")
+    x = builder.input((5, 4, 8), QuantParams(0.5, 3))
+    graph = builder.finish(builder.mean(x, "mean", output=QuantParams(0.5, 3)))
+    for ops in ("equal", "ties"):
+        row = _rows(graph, Engine("any", reference.run, ("half_even",), ops=ops))[1]
+        assert (row.part, row.verdict, row.values, row.failed) == ("ops", "nothing", 0, False)
+
+
 def test_a_wrong_softmax_is_found() -> None:
     def wrong(graph: Graph, x: Any) -> Any:
         y = reference.run(graph, x)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 import signal
 import subprocess
@@ -77,9 +78,35 @@ def test_a_student_learns_what_its_teacher_says(words: Path, run: Path, tmp_path
         assert taught.predict(sound) == [word]
 
 
+def test_a_run_goes_on_with_the_teacher_that_it_began_with(
+    words: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, out = tmp_path / "teacher.kws", tmp_path / "student"
+    model = kws.load(run)
+    model.save(teacher)
+    given = arguments(words, out, "--epochs", "1", "--teacher", str(teacher))
+    assert main(given) == 0
+    sha256 = hashlib.sha256(teacher.read_bytes()).hexdigest()
+    assert kws.load(out).provenance["teacher_files"] == [sha256]
+    assert main([*given, "--resume"]) == 0
+    dataclasses.replace(model, provenance={}).save(teacher)
+    capsys.readouterr()
+    assert main([*given, "--resume"]) == 2
+    assert "--resume with another teacher_files (repeat the first command)" in capsys.readouterr().err
+
+
+def test_a_teacher_without_a_front_end_is_named(
+    words: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deaf = tmp_path / "deaf.kws"
+    dataclasses.replace(kws.load(run), frontend=None, detection=None).save(deaf)
+    assert main(arguments(words, tmp_path / "student", "--teacher", str(deaf))) == 2
+    assert f"teacher '{deaf}': has no front-end, so it cannot teach" in capsys.readouterr().err
+
+
 def test_a_teacher_of_other_words_is_refused(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(words, tmp_path / "student", "--teacher", "commands")) == 2
-    assert "commands: a teacher of yes, no," in capsys.readouterr().err
+    assert "teacher 'commands': knows yes, no, up," in capsys.readouterr().err
     assert not (tmp_path / "student").exists()
 
 

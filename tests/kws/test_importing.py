@@ -20,6 +20,7 @@ from kws.errors import ModelError
 from kws.importing import import_tflite
 from kws.model import Model
 
+DEFAULT = "thresholds are the default, half of the largest sum: kws tune chooses them\n"
 DEAF = "kws: front-end: is none: this model takes features, not sound (kws import --preset P, where one of ours made"
 
 
@@ -55,7 +56,7 @@ def test_with_a_preset_it_hears(
     names.write_text("\n".join(tone_model.labels) + "\n")
     for labels in (",".join(tone_model.labels), names):
         code, printed, err = run(capsys, "import", file, "--out", out, "--labels", labels, "--preset", "mfb40")
-        assert (code, err) == (0, "")
+        assert (code, err) == (0, DEFAULT)
         assert printed == f"3 ops, 4 labels, rounding 'tflm'\nwrote {out}\n"
     recording = tone_file("tones.wav", 4, ("low", 1.0, 0.4), ("high", 2.5, 0.3))
     code, printed, _ = run(capsys, "infer", "--model", out, "--format", "csv", recording)
@@ -112,6 +113,16 @@ def test_what_does_not_fit_is_one_line(
     assert not (tmp_path / "m.kws").exists()
 
 
+def test_thresholds_are_said_to_be_the_default_and_labels_may_begin_with_a_mark(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path
+) -> None:
+    labels, out = tmp_path / "labels.txt", tmp_path / "m.kws"
+    labels.write_bytes("\ufeffa\nb\nc\nd\n".encode())
+    code, _, err = run(capsys, "import", file, "--out", out, "--preset", "mfb40", "--labels", labels)
+    assert (code, err) == (0, DEFAULT)
+    assert kws.load(out).labels == ("a", "b", "c", "d")
+
+
 def test_files_that_cannot_be_read_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     missing, text = tmp_path / "no.tflite", tmp_path / "text.tflite"
     text.write_text("a text file")
@@ -124,7 +135,9 @@ def test_files_that_cannot_be_read_are_named(capsys: pytest.CaptureFixture[str],
     text.write_bytes(b"\xff\xfe")
     code, _, err = run(capsys, "import", missing, "--out", out, "--labels", text)
     assert (code, err) == (2, f"kws: {text}: is not text in UTF-8\n")
-    for labels in ("names.txt", "names.csv", "names.json", "./names", "names/", str(tmp_path), f"{tmp_path}/names"):
+    code, _, err = run(capsys, "import", missing, "--out", out, "--labels", tmp_path)
+    assert (code, err) == (2, f"kws: {tmp_path}: is no file of labels\n")
+    for labels in ("names.txt", "names.csv", "names.json", "./names", "names/", f"{tmp_path}/names"):
         code, _, err = run(capsys, "import", missing, "--out", out, "--labels", labels)
         assert (code, err) == (2, f"kws: {labels}: no such file of labels (names have commas between)\n")
 

@@ -9,7 +9,7 @@ from deploy.ops.base import Pair
 from kws.arithmetic.quant import QuantParams
 
 METADATA = "integer_kws"
-"""The metadata entry of our exports: JSON of version, rounding, labels, front-end and the input's (S, Z)."""
+"""The metadata entry of our exports: JSON of version, rounding, labels, front-end, detection and the input's (S, Z)."""
 METADATA_VERSION = 1
 
 FULL_CLAMP: Pair = (-128, 127)

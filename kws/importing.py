@@ -17,7 +17,8 @@ from kws.model import Model
 def import_tflite(path: str | Path, *, labels: Sequence[str] | None = None, preset: str | None = None) -> Model:
     """The model in a .tflite file; `labels` are its outputs in order, `preset` is the front-end that it was trained on.
 
-    A file that `kws export --to tflite` wrote brings both; others are numbered `class_0`, ... and have no front-end.
+    A file that `kws export --to tflite` wrote brings both, and its thresholds, which are the default where either is
+    given; others are numbered `class_0`, ... and have no front-end.
     ModelError, with the operator, for what the graph cannot hold, and where labels or front-end do not fit;
     UsageError for an unknown preset.
     """
@@ -31,8 +32,12 @@ def import_tflite(path: str | Path, *, labels: Sequence[str] | None = None, pres
         data = file.read_bytes()
         found = tflite.read(data, input_shape=None if frontend is None else frontend.input_shape)
         names = tuple(labels or found.labels or (f"class_{i}" for i in range(found.graph.output_shape[0])))
-        frontend = frontend or found.frontend
-        detection = None if frontend is None else _detection(frontend, names)
+        detection: DetectionConfig | None
+        if frontend is None and labels is None and found.detection is not None:
+            frontend, detection = found.frontend, DetectionConfig.from_dict(found.detection)
+        else:
+            frontend = frontend or found.frontend
+            detection = None if frontend is None else _detection(frontend, names)
         provenance = {"imported from": file.name, "sha256": hashlib.sha256(data).hexdigest()}
         model = Model(found.graph, frontend, names, detection, provenance)
         model.check()

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from deploy.graph import Graph
 from deploy.tflite_rules import METADATA_VERSION
 from features.config import FrontendConfig
 
 
-def metadata(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None) -> str:
+def metadata(
+    graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None, detection: Mapping[str, Any] | None
+) -> str:
     """The entry `deploy.tflite_rules.METADATA` of an exported file, JSON: what a reader needs besides the network."""
     source = graph.input_params
     return json.dumps(
@@ -20,6 +23,7 @@ def metadata(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | Non
             "rounding": graph.rounding,
             "labels": list(labels),
             "frontend": None if frontend is None else frontend.to_dict(),
+            "detection": None if detection is None else dict(detection),
             "input": {"scale": source.scale, "zero_point": source.zero_point},
         }
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -38,7 +38,10 @@ RUNTIMES = {
 """What ONNX Runtime computes of a graph, by its rounding rule: docs/formats.md has the counts."""
 
 
-def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None, *, qdq: bool = False) -> bytes:
+def export(
+    graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None, detection: Mapping[str, Any] | None = None,
+    *, qdq: bool = False,
+) -> bytes:  # fmt: skip
     """The content of an .onnx file for a checked graph: QLinear operators, or float ones between integers (`qdq`).
 
     Input and output are int8 with a batch axis of any size, shaped as in the graph: (N, H, W, C). Between them every
@@ -51,7 +54,7 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None,
             _WRITE[op.kind](writer, op)
         except ModelError as error:
             raise ModelError(f"ONNX: {error.what}", where=error.where or f"op '{op.name}'", hint=error.hint) from None
-    return writer.finish(metadata(graph, labels, frontend))
+    return writer.finish(metadata(graph, labels, frontend, detection))
 
 
 def odd_zero_points(graph: Graph, *, qdq: bool = False) -> str:

@@ -7,7 +7,7 @@ TensorFlow Lite's ``kernel_util.cc`` and ``quantization_util.cc``, and a graph w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -54,8 +54,12 @@ RUNTIMES = {
 _AFFINE = ("conv2d", "depthwise_conv2d", "fully_connected")
 
 
-def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None) -> bytes:
+def export(
+    graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None, detection: Mapping[str, Any] | None = None
+) -> bytes:
     """The content of a .tflite file for a checked graph; tensors keep their names, shapes get a batch axis of 1.
+
+    `detection` is what `DetectionConfig.to_dict` gives, which the metadata keep.
 
     Pad is written before a convolution whose padding is neither SAME nor VALID, quantize before a concatenation of
     other (S, Z). ModelError names the op that TensorFlow Lite cannot hold: a scale that is not known, weights with a
@@ -70,7 +74,7 @@ def export(graph: Graph, labels: Sequence[str], frontend: FrontendConfig | None)
         except (ModelError, QuantError) as error:
             where = error.where if isinstance(error, ModelError) and error.where else f"op '{op.name}'"
             raise ModelError(f"TensorFlow Lite: {error.what}", where=where, hint=error.hint) from None
-    return writer.finish(metadata(graph, labels, frontend).encode())
+    return writer.finish(metadata(graph, labels, frontend, detection).encode())
 
 
 def c_header(data: bytes, name: str) -> str:

@@ -52,11 +52,13 @@ OPERATORS = {
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A graph, and what a file of our own says besides: labels and front-end are None in a file of others."""
+    """A graph, and what a file of our own says besides: labels, front-end, detection, each None in others' files."""
 
     graph: Graph
     labels: tuple[str, ...] | None
     frontend: FrontendConfig | None
+    detection: object
+    """As JSON holds it, unchecked."""
     names: dict[int, str]
     """The graph's names of the file's activations, by their numbers there."""
 
@@ -79,13 +81,13 @@ def _read(data: bytes, input_shape: Shape | None) -> Imported:
         raise ModelError(f"has more than {MAX_FILE_BYTES} bytes")
     model = root(data, b"TFL3")
     metadata = _metadata(model)
-    labels, frontend, rounding = None, None, "tflm"
+    labels, frontend, detection, rounding = None, None, None, "tflm"
     if metadata is not None:
-        labels, frontend, rounding = _own(metadata)
+        labels, frontend, detection, rounding = _own(metadata)
     if input_shape is None and frontend is not None:
         input_shape = frontend.input_shape
     importer = Importer(model, rounding)
-    return Imported(importer.graph(input_shape), labels, frontend, importer.names)
+    return Imported(importer.graph(input_shape), labels, frontend, detection, importer.names)
 
 
 def _metadata(model: Table) -> bytes | None:
@@ -101,8 +103,8 @@ def _metadata(model: Table) -> bytes | None:
     return None
 
 
-def _own(metadata: bytes) -> tuple[tuple[str, ...], FrontendConfig | None, str]:
-    """Labels, front-end and rounding rule of an export of ours."""
+def _own(metadata: bytes) -> tuple[tuple[str, ...], FrontendConfig | None, object, str]:
+    """Labels, front-end, detection and rounding rule of an export of ours."""
     where = f"metadata '{METADATA}'"
     try:
         values = json.loads(metadata)
@@ -116,7 +118,7 @@ def _own(metadata: bytes) -> tuple[tuple[str, ...], FrontendConfig | None, str]:
     rounding = values.get("rounding")
     if not isinstance(rounding, str) or rounding not in ROUNDING_RULES:
         raise ModelError("has no known rounding rule", where=where)
-    return labels, config, rounding
+    return labels, config, values.get("detection"), rounding
 
 
 class Importer:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -85,14 +85,14 @@ def _tflite(loaded: Model, graph: Graph, model: str, out: Path, name: str | None
     from deploy.export import tflite
 
     _refuse_name(name)
-    _write(out, tflite.export(graph, loaded.labels, loaded.frontend))
+    _write(out, tflite.export(graph, loaded.labels, loaded.frontend, _detection(loaded)))
     click.echo(f"rounding '{graph.rounding}': {tflite.RUNTIMES[graph.rounding]}")
 
 
 def _tflite_array(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) -> None:
     from deploy.export import tflite
 
-    data = tflite.export(graph, loaded.labels, loaded.frontend)
+    data = tflite.export(graph, loaded.labels, loaded.frontend, _detection(loaded))
     _write(out, tflite.c_header(data, name or "kws_model").encode())
     click.echo(f"{len(data):,} bytes; rounding '{graph.rounding}': {tflite.RUNTIMES[graph.rounding]}")
 
@@ -101,7 +101,7 @@ def _onnx(loaded: Model, graph: Graph, model: str, out: Path, name: str | None) 
     from deploy.export import onnx
 
     _refuse_name(name)
-    _write(out, onnx.export(graph, loaded.labels, loaded.frontend))
+    _write(out, onnx.export(graph, loaded.labels, loaded.frontend, _detection(loaded)))
     click.echo(f"rounding '{graph.rounding}': {onnx.RUNTIMES[graph.rounding]}")
     if said := onnx.odd_zero_points(graph):
         click.echo(said)
@@ -111,10 +111,14 @@ def _onnx_qdq(loaded: Model, graph: Graph, model: str, out: Path, name: str | No
     from deploy.export import onnx, onnx_qdq
 
     _refuse_name(name)
-    _write(out, onnx.export(graph, loaded.labels, loaded.frontend, qdq=True))
+    _write(out, onnx.export(graph, loaded.labels, loaded.frontend, _detection(loaded), qdq=True))
     click.echo(f"rounding '{graph.rounding}': {onnx.RUNTIMES[graph.rounding]}; {onnx_qdq.SUMS}")
     if said := onnx.odd_zero_points(graph, qdq=True):
         click.echo(said)
+
+
+def _detection(loaded: Model) -> dict[str, Any] | None:
+    return None if loaded.detection is None else loaded.detection.to_dict()
 
 
 def _refuse_name(name: str | None) -> None:

@@ -26,6 +26,7 @@ def import_(file: Path, out: Path, labels: str | None, preset: str | None) -> No
     every export. Without --preset it hears no sound, and is inspected, profiled and exported. Keywords come first;
     labels that begin with an underscore, such as _silence_ and _unknown_, are none.
     """
+    from kws.detector import DetectionConfig, keywords_of
     from kws.importing import import_tflite
 
     check_output(out)
@@ -37,7 +38,7 @@ def import_(file: Path, out: Path, labels: str | None, preset: str | None) -> No
     click.echo(f"{len(model.graph.ops)} ops, {len(model.labels)} labels, rounding '{model.graph.rounding}'{heard}")
     if model.frontend and model.labels == tuple(f"class_{i}" for i in range(len(model.labels))):
         click.echo("no labels are known: every output counts as a keyword (--labels names them)", err=True)
-    if model.frontend:
+    if model.frontend and model.detection == DetectionConfig.default(model.frontend, len(keywords_of(model.labels))):
         click.echo("thresholds are the default, half of the largest sum: kws tune chooses them", err=True)
     click.echo(f"wrote {out}")
 

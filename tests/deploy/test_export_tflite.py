@@ -225,7 +225,7 @@ def _kinds(data: bytes) -> list[str]:
 def test_the_file_holds_labels_frontend_and_input_domain() -> None:
     model = kws.load("commands")
     assert model.frontend is not None
-    parsed, _ = _parts(export(model.graph, model.labels, model.frontend))
+    parsed, _ = _parts(export(model.graph, model.labels, model.frontend, {"hop": 4}))
     (entry,) = parsed.metadata
     assert entry.name.decode() == METADATA
     values = json.loads(bytes(parsed.buffers[entry.buffer].data))
@@ -234,6 +234,7 @@ def test_the_file_holds_labels_frontend_and_input_domain() -> None:
         "rounding": "single",
         "labels": list(model.labels),
         "frontend": model.frontend.to_dict(),
+        "detection": {"hop": 4},
         "input": {"scale": model.graph.input_params.scale, "zero_point": model.graph.input_params.zero_point},
     }
 

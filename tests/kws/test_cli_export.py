@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,11 @@ from kws.arithmetic.fixedpoint import ROUNDING_RULES
 from kws.cli import common
 from kws.model import Model
 from tests.kws.test_cli import run
+
+
+def _parts(model: Model) -> tuple[Any, ...]:
+    assert model.detection is not None
+    return model.graph, model.labels, model.frontend, model.detection.to_dict()
 
 
 def test_export_writes_the_header(capsys: pytest.CaptureFixture[str], tone_model_file: Path, tmp_path: Path) -> None:
@@ -59,7 +65,7 @@ def test_export_to_tflite_says_who_computes_the_bits(
     first, second = printed.splitlines()
     assert first.startswith("rounding 'single': no TFLite runtime is sure to compute this model's own bits")
     assert second == f"wrote {out}"
-    assert out.read_bytes() == tflite.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+    assert out.read_bytes() == tflite.export(*_parts(tone_model))
     code, printed, _ = run(capsys, *arguments, out, "--rounding", "tflm")
     assert code == 0
     assert printed.startswith("rounding 'tflm': TensorFlow Lite Micro computes this model's own bits")
@@ -72,7 +78,7 @@ def test_export_to_tflite_array_is_that_file_as_a_header(
     arguments = ("export", "--model", tone_model_file, "--to", "tflite-array", "--out", out)
     code, printed, err = run(capsys, *arguments, "--name", "tones")
     assert (code, err) == (0, "")
-    data = tflite.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+    data = tflite.export(*_parts(tone_model))
     assert printed.startswith(f"{len(data):,} bytes; rounding 'single': no TFLite runtime")
     assert out.read_text() == tflite.c_header(data, "tones")
     program = f'#include "{out}"\nint main(void) {{ return tones[0] == 0 || (unsigned long)tones % 16; }}\n'
@@ -91,7 +97,7 @@ def test_export_to_onnx_says_who_computes_the_bits(
     code, printed, err = run(capsys, "export", "--model", tone_model_file, "--to", "onnx", "--out", out)
     assert (code, err) == (0, "")
     assert printed.startswith("rounding 'single': ONNX Runtime rounds once as the model does")
-    assert out.read_bytes() == onnx.export(tone_model.graph, tone_model.labels, tone_model.frontend)
+    assert out.read_bytes() == onnx.export(*_parts(tone_model))
 
 
 def test_export_to_onnx_qdq_says_what_it_leaves_open(
@@ -103,7 +109,7 @@ def test_export_to_onnx_qdq_says_what_it_leaves_open(
     said, _ = printed.splitlines()
     assert said.startswith("rounding 'single': ONNX Runtime rounds once as the model does")
     assert said.endswith("integers throughout with the session option session.qdqisint8allowed=1")
-    assert out.read_bytes() == onnx.export(tone_model.graph, tone_model.labels, tone_model.frontend, qdq=True)
+    assert out.read_bytes() == onnx.export(*_parts(tone_model), qdq=True)
 
 
 def test_export_to_onnx_names_the_adds_whose_zero_point_is_odd(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,29 @@ def test_our_own_export_needs_neither_labels_nor_preset(tone_model: Model, tmp_p
     assert model.detection == DetectionConfig.default(get_preset("mfb40"), 2)
     assert model.provenance["imported from"] == "tones.tflite"
     assert len(model.provenance["sha256"]) == 64
+
+
+def test_our_own_export_keeps_its_thresholds(
+    capsys: pytest.CaptureFixture[str], tone_model: Model, tmp_path: Path
+) -> None:
+    assert tone_model.detection is not None
+    model, path, out = tmp_path / "tuned.kws", tmp_path / "tuned.tflite", tmp_path / "back.kws"
+    tuned = replace(tone_model.detection, thresholds=(900, 1000), releases=(500, 600))
+    replace(tone_model, detection=tuned).save(model)
+    assert run(capsys, "export", "--model", model, "--to", "tflite", "--out", path)[0] == 0
+    code, _, err = run(capsys, "import", path, "--out", out)
+    assert (code, err, kws.load(out).detection) == (0, "", tuned)
+    code, _, err = run(capsys, "import", path, "--out", out, "--preset", "mfb40", "--labels", "a,b,_silence_,_unknown_")
+    assert (code, err, kws.load(out).detection) == (0, DEFAULT, DetectionConfig.default(get_preset("mfb40"), 2))
+
+
+@pytest.mark.parametrize("wrong", [{"hop": 0}, {"hop": "x"}, {"thresholds": [1]}, {"thresholds": None}, {"more": 1}])
+def test_a_detection_of_strangers_is_refused(tone_model: Model, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    assert tone_model.detection is not None
+    detection, path = tone_model.detection.to_dict() | wrong, tmp_path / "m.tflite"
+    path.write_bytes(tflite.export(tone_model.graph, tone_model.labels, tone_model.frontend, detection))
+    with pytest.raises(ModelError, match="detection"):
+        import_tflite(path)
 
 
 def test_with_a_preset_it_hears(

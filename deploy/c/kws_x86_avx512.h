@@ -20,8 +20,9 @@
 enum { ROWS = 6, LANES = 16, VECTORS = 4, BLOCK = LANES * VECTORS };
 
 /* Multiply, round, shift for 16 channels, in 64 bits: [0] of the even lanes, [1] of the odd ones. Where the rule is
- * `single` and every right shift at least 33, M < 1/4, the upper halves of the products are enough: what is added to
- * round has no bit below 2^32, and a shift by `right` is one by 32 and one by the rest. */
+ * `single` and every right shift 33 to 52, M < 1/4, the upper halves of the products are enough: what is added to round
+ * has no bit below 2^32, and a shift by `right` is one by 32 and one by the rest. Z is added with it, before the shift:
+ * the product's half is below 2^30, Z at most 2^27 there, so no sum overflows. */
 typedef struct {
     int32_t high_round[16];
     int32_t high_right[16];
@@ -35,6 +36,11 @@ typedef struct {
 
 enum { HIGH = 0, SINGLE = 1, TFLM = 2 }; /* how `requantize16` goes: HIGH for what is said above */
 
+static inline int fits_high(int32_t right)
+{
+    return right >= 33 && right <= 52;
+}
+
 static inline int way_of(const kws_affine *op)
 {
     const kws_requant *requant = &op->requant;
@@ -42,7 +48,7 @@ static inline int way_of(const kws_affine *op)
     if (requant->rounding == KWS_TFLM)
         return TFLM;
     for (c = 0; c < (requant->per_channel ? op->window.out_c : 1); c++)
-        if (31 - requant->shift[c] < 33 && requant->multiplier[c] != 0)
+        if (requant->multiplier[c] != 0 && !fits_high(31 - requant->shift[c]))
             return SINGLE;
     return HIGH;
 }
@@ -62,8 +68,12 @@ static inline void pack_requant(requant16 *to, int32_t lane, const kws_requant *
     to->right[odd][at] = right;
     to->round[odd][at] = INT64_C(1) << (right - 1);
     to->right2[odd][at] = second;
-    to->high_round[lane] = right >= 33 ? INT32_C(1) << (right - 33) : 0;
-    to->high_right[lane] = right >= 33 ? right - 32 : 0;
+    if (fits_high(right)) {
+        to->high_right[lane] = right - 32;
+        to->high_round[lane] = (INT32_C(1) << (right - 33)) + requant->zero_point * (INT32_C(1) << (right - 32));
+    } else { /* M = 0, where the way is HIGH */
+        to->high_round[lane] = requant->zero_point;
+    }
     to->half[odd][at] = second ? INT64_C(1) << (second - 1) : 0;
     to->sign[odd][at] = second ? -1 : 0;
 }
@@ -83,7 +93,7 @@ INLINE __m512i scale8(__m512i acc, const requant16 *r, int odd, int way)
     return y;
 }
 
-/* int32 sums of 16 channels -> int32 values before Z. Where both halves of the lanes are needed, they are saturated to
+/* int32 sums of 16 channels -> int32 values, with Z (HIGH) or before it. Where both halves of the lanes are needed, they are saturated to
  * int16 on the way: (value, sign) saturated to (int16, sign) is an int32 again, and lanes 1 and 2 of four change places. */
 INLINE __m512i requantize16(__m512i acc, const requant16 *r, int way)
 {
@@ -98,10 +108,13 @@ INLINE __m512i requantize16(__m512i acc, const requant16 *r, int way)
 }
 
 /* What `requantize16` made of 64 channels -> int8 */
-INLINE __m512i narrow(__m512i a, __m512i b, __m512i c, __m512i d, __m512i zero, __m512i low, __m512i high)
+INLINE __m512i narrow(__m512i a, __m512i b, __m512i c, __m512i d, __m512i zero, __m512i low, __m512i high, int way)
 {
-    const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
-    const __m512i cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
+    __m512i ab = _mm512_packs_epi32(a, b), cd = _mm512_packs_epi32(c, d);
+    if (way != HIGH) {
+        ab = _mm512_adds_epi16(ab, zero);
+        cd = _mm512_adds_epi16(cd, zero);
+    }
     return _mm512_min_epi8(_mm512_max_epi8(_mm512_packs_epi16(ab, cd), low), high);
 }
 

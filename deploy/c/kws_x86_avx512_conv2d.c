@@ -174,7 +174,7 @@ typedef struct {
         acc##r##3 = requantize16(acc##r##3, b->requant + 3, way);
 #define STORE(r) \
     { \
-        __m512i y = narrow(acc##r##0, acc##r##1, acc##r##2, acc##r##3, b->zero, b->low, b->high); \
+        __m512i y = narrow(acc##r##0, acc##r##1, acc##r##2, acc##r##3, b->zero, b->low, b->high, way); \
         if (vectors < VECTORS) \
             y = _mm512_permutexvar_epi32(b->compact, y); \
         _mm512_mask_storeu_epi8(to[r], b->mask, y); \
@@ -183,7 +183,7 @@ typedef struct {
 /* Four outputs that lie side by side, of 16 channels each */
 #define STORE_FOUR(at, acc_a, acc_b, acc_c, acc_d) \
     _mm512_storeu_si512(at, _mm512_permutexvar_epi32( \
-                                b->compact, narrow(acc_a, acc_b, acc_c, acc_d, b->zero, b->low, b->high)))
+                                b->compact, narrow(acc_a, acc_b, acc_c, acc_d, b->zero, b->low, b->high, way)))
 
 /* `rows` outputs, 1, 2 or ROWS, of one block of channels; or, `side_by_side`, 4 or 8 that are 16 channels each */
 INLINE void conv2d_tile(const conv2d_block *b, const uint8_t *const *from, int8_t *const *to, int rows, int vectors,

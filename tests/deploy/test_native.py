@@ -120,6 +120,40 @@ def test_depthwise_conv2d(
     compare(affine_graph("depthwise_conv2d", window, i, m, source, target, clamp, rule, z, seed), seed)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(0, 6), st.integers(0, 7), st.tuples(*[st.integers(0, 1)] * 4), channels, params,
+    params, clamps, rules, seeds,
+)  # fmt: skip
+def test_depthwise_conv2d_of_three_columns(
+    kernel_h: int, h: int, w: int, padding: Any, c: int, source: Any, target: Any, clamp: Any, rule: str, seed: int
+) -> None:
+    """Outputs side by side share columns, those of two rows the inputs: any number of either may be left over."""
+    window = {
+        "size": (kernel_h + h, 3 + w), "kernel": (kernel_h, 3), "stride": (1, 1),
+        "padding": (tuple(min(p, kernel_h - 1) for p in padding[:2]), padding[2:]),
+    }  # fmt: skip
+    compare(affine_graph("depthwise_conv2d", window, c, 1, source, target, clamp, rule, None, seed), seed)
+
+
+def test_multipliers_of_every_size_with_both_ends_of_zero_point() -> None:
+    """Shifts about and beyond those that fast paths take, and M = 0, beside each other and alone."""
+    rng = np.random.default_rng(11)
+    exponents = range(-31, 3)
+    for kind in ("conv2d", "depthwise_conv2d"):
+        for steps in (*([e] for e in exponents), exponents, (-40, -10)):
+            for zero_point in (-128, 127):
+                weight = rng.integers(-127, 128, (1, 3, 3, 34) if kind == "depthwise_conv2d" else (34, 3, 3, 34))
+                scales = [float(2.0 ** steps[i % len(steps)] * rng.uniform(1, 2)) for i in range(34)]
+                bias = rng.integers(-(2**20), 2**20, 34).astype(np.int32)
+                builder = GraphBuilder("single")
+                x = builder.input((5, 5, 34), QuantParams(1.0, 3))
+                y = getattr(builder, kind)(
+                    x, "op", weight.astype(np.int8), scales, 0, bias, output=QuantParams(1.0, zero_point)
+                )
+                compare(builder.finish(y), 2)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 70), params, params, clamps, rules, st.integers(-128, 127), seeds)
 def test_fully_connected(

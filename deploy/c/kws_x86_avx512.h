@@ -93,8 +93,9 @@ INLINE __m512i scale8(__m512i acc, const requant16 *r, int odd, int way)
     return y;
 }
 
-/* int32 sums of 16 channels -> int32 values, with Z (HIGH) or before it. Where both halves of the lanes are needed, they are saturated to
- * int16 on the way: (value, sign) saturated to (int16, sign) is an int32 again, and lanes 1 and 2 of four change places. */
+/* int32 sums of 16 channels -> int32 values, with Z (HIGH) or before it. Where both halves of the lanes are needed, they
+ * are saturated to int16 on the way: (value, sign) saturated to (int16, sign) is an int32 again, and lanes 1 and 2 of
+ * four change places. */
 INLINE __m512i requantize16(__m512i acc, const requant16 *r, int way)
 {
     if (way == HIGH) {

@@ -28,7 +28,8 @@ size_t kws_avx512_depthwise_packed_size(const void *op_)
     if (w->in_c != w->out_c || op->weight_zero_point != 0)
         return 0;
     return kws_pack_aligned(sizeof(packed_depthwise))
-           + blocks * ((size_t)w->kernel_w * groups * BLOCK * 4 * (shares_rows(w) ? 2 : 1) + BLOCK * 4 + VECTORS * sizeof(requant16));
+           + blocks * ((size_t)w->kernel_w * groups * BLOCK * 4 + BLOCK * 4 + VECTORS * sizeof(requant16))
+           + (shares_rows(w) ? blocks * (size_t)w->kernel_w * BLOCK * 4 : 0);
 }
 
 void kws_avx512_depthwise_pack(void *op_, void *packed)
@@ -49,7 +50,7 @@ void kws_avx512_depthwise_pack(void *op_, void *packed)
     to->bias = bias = (int32_t *)(void *)at;
     at += (size_t)(blocks * BLOCK) * 4;
     to->weights = weights = at;
-    to->lower = lower = at + blocks * w->kernel_w * groups * BLOCK * 4;
+    to->lower = lower = shares_rows(w) ? at + blocks * w->kernel_w * BLOCK * 4 : at;
     for (c = 0; c < w->out_c; c++) {
         /* interleaving bytes puts channel 16 q + 4 v + r of a block into lane 4 q + r of vector v */
         const int32_t in_block = c % BLOCK, vector = in_block % 16 / 4, lane = in_block / 16 * 4 + in_block % 4;
@@ -149,8 +150,9 @@ INLINE void depthwise_pixel(const depthwise_block *b, const uint8_t *from, int8_
     depthwise_store(b, acc, to, way);
 }
 
-/* Neighbours under a kernel of three columns and at most four rows, n <= 3 side by side in `rows` <= 2 rows, share n + 2
- * columns. The second row takes the same four inputs with the weights one place lower: at most three rows of them. */
+/* Neighbours under a kernel of three columns and at most four rows, n <= 3 side by side in each of `rows` <= 2 rows, share
+ * n + 2 columns. The second row takes the same four inputs with the weights one place lower, so of those there are at
+ * most three rows. */
 INLINE void depthwise_neighbours(const depthwise_block *b, const uint8_t *from, int8_t *to, int rows, int n, int way)
 {
     const kws_window *w = b->window;

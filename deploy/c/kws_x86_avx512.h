@@ -22,7 +22,7 @@ enum { ROWS = 6, LANES = 16, VECTORS = 4, BLOCK = LANES * VECTORS };
 /* Multiply, round, shift for 16 channels, in 64 bits: [0] of the even lanes, [1] of the odd ones. Where the rule is
  * `single` and every right shift 33 to 52, M < 1/4, the upper halves of the products are enough: what is added to round
  * has no bit below 2^32, and a shift by `right` is one by 32 and one by the rest. Z is added with it, before the shift:
- * the product's half is below 2^30, Z at most 2^27 there, so no sum overflows. */
+ * the product's upper half is at most 2^30 in size, Z then at most 2^27, so no sum overflows. */
 typedef struct {
     int32_t high_round[16];
     int32_t high_right[16];

@@ -103,7 +103,7 @@ INLINE void multiply(column *acc, column u, const int8_t *weights)
     acc->v3 = _mm512_dpbusd_epi32(acc->v3, u.v3, _mm512_load_si512(weights + 3 * BLOCK));
 }
 
-/* What a row of outputs needs, of one block of channels */
+/* What one row of outputs needs, or two, of one block of channels */
 typedef struct {
     const kws_window *window;
     const int8_t *weights, *lower;

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SECONDS ?= 300
 
-.PHONY: demo test test-mcu fuzz clean
+.PHONY: demo test test-mcu test-amx fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/kws demo
@@ -20,6 +20,10 @@ test: $(INSTALLED)
 # Exported models on emulated microcontrollers, byte for byte; as root it installs the packages that are missing.
 test-mcu: $(INSTALLED)
 	$(BIN)/python -m tests.mcu.run
+
+# The paths of AMX and AVX-512 on an emulated processor, byte for byte; builds the emulator once.
+test-amx: $(INSTALLED)
+	$(BIN)/python -m tests.amx.run
 
 # Hostile model files, sound files and TensorFlow Lite files, then random graphs in every engine at once, SECONDS for each;
 # prints how many it tried, fails on a crash and where engines differ that must not.

@@ -177,7 +177,7 @@ class Verifier:
             if not isinstance(op.attributes, _AFFINE) or (engine.ops == "equal" and not _in_groups_of_8(graph, op)):
                 continue
             x, expected = known[op.inputs[0]], known[op.output]
-            steps = np.abs(expected.astype(np.int32) - engine.run(_alone(graph, op), x))
+            steps = np.abs(expected.astype(np.int32) - engine.run(alone(graph, op), x))
             bad = steps > 0 if engine.ops == "equal" else (steps > 0) & ~((steps == 1) & beside_tie(graph, op, x))
             values, different = values + steps.size, different + int((steps > 0).sum())
             largest = max(largest, int(steps.max()))
@@ -291,7 +291,7 @@ def _names(graph: Graph) -> list[str]:
     return [f"class_{i}" for i in range(graph.output_shape[-1])]
 
 
-def _alone(graph: Graph, op: Op) -> Graph:
+def alone(graph: Graph, op: Op) -> Graph:
     """A graph of one op of one activation."""
     tensors = {name: graph.tensors[name] for name in (*op.inputs, op.output)}
     return Graph(tensors, (op,), op.inputs[0], op.output, graph.rounding)

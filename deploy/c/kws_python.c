@@ -11,6 +11,12 @@
 #include "kws_nn.h"
 #include "kws_x86.h"
 
+#ifdef KWS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 static const struct {
     const char *name;
     kws_kernel *kernel;
@@ -82,15 +88,34 @@ failed:
 }
 
 /* Instruction sets by level; each takes the paths of those before it where it has none */
-static const char *const levels[] = {"portable", "avx2", "avx512-vnni"};
+static const char *const levels[] = {"portable", "avx2", "avx512-vnni", "amx-int8"};
+
+#ifdef KWS_AMX
+/* Whether the host has AMX for int8 and Linux lets this process use tiles (Documentation/arch/x86/xstate.rst) */
+static int amx_granted(void)
+{
+    enum { AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25, XFEATURE_XTILEDATA = 18 };
+    enum { ARCH_GET_XCOMP_PERM = 0x1022, ARCH_REQ_XCOMP_PERM = 0x1023 };
+    unsigned long granted = 0;
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_TILE) && (d & AMX_INT8)
+           && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0
+           && syscall(SYS_arch_prctl, ARCH_GET_XCOMP_PERM, &granted) == 0 && (granted >> XFEATURE_XTILEDATA & 1);
+}
+#endif
 
 static int best_level(void)
 {
 #ifdef KWS_X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+#ifdef KWS_AMX
+        if (amx_granted())
+            return 3;
+#endif
         return 2;
+    }
     if (__builtin_cpu_supports("avx2"))
         return 1;
 #endif
@@ -101,6 +126,11 @@ static const kws_fast_path *path_of(int level, kws_kernel *portable, const void 
 {
 #ifdef KWS_X86
     size_t i;
+#ifdef KWS_AMX
+    for (i = 0; level >= 3 && i < kws_n_amx_paths; i++)
+        if (kws_amx_paths[i].portable == portable && kws_amx_paths[i].packed_size(op) != 0)
+            return &kws_amx_paths[i];
+#endif
     for (i = 0; level >= 2 && i < kws_n_avx512_paths; i++)
         if (kws_avx512_paths[i].portable == portable && kws_avx512_paths[i].packed_size(op) != 0)
             return &kws_avx512_paths[i];

@@ -10,6 +10,11 @@
 #define KWS_X86 1
 #endif
 
+/* A program has to ask Linux for the tiles of AMX (kws_python.c). */
+#if defined(KWS_X86) && defined(__linux__) && defined(__LP64__)
+#define KWS_AMX 1
+#endif
+
 enum { KWS_PACK_ALIGNMENT = 64 };
 
 /* A kernel that takes the place of a portable one */
@@ -22,6 +27,8 @@ typedef struct {
     size_t (*scratch_size)(const void *op);
 } kws_fast_path;
 
+extern const kws_fast_path kws_amx_paths[];
+extern const size_t kws_n_amx_paths;
 extern const kws_fast_path kws_avx512_paths[];
 extern const size_t kws_n_avx512_paths;
 extern const kws_fast_path kws_avx2_paths[];

@@ -148,6 +148,27 @@ static inline TARGET void copy_padded(const kws_affine *op, kws_padded padded, c
     }
 }
 
+/* The constants of a conv2d, laid out anew */
+typedef struct {
+    kws_padded padded;
+    int32_t way;
+    int32_t groups;         /* of four inputs that one output sees */
+    const int32_t *offsets; /* (groups) from the first input that an output sees */
+    const int32_t *ones;    /* (groups) four bytes: 1 for an input, 0 for what a group reads beyond its segment */
+    const int8_t *weights;  /* a block of 64 channels after another: (groups, vectors, 16, 4) */
+    const int32_t *bias;    /* (blocks, vectors, 16) */
+    const requant16 *requant; /* (blocks, vectors) */
+} packed_conv2d;
+
+static inline int32_t vectors_of(int32_t channels, int32_t block)
+{
+    const int32_t left = channels - block * BLOCK;
+    return left >= BLOCK ? VECTORS : (left + LANES - 1) / LANES;
+}
+
+/* By the number of vectors of an output, how `narrow` is brought in order; [0]: of four outputs of one vector */
+extern const int32_t kws_avx512_compact[VECTORS + 1][LANES];
+
 /* A kernel a file, each as a kws_fast_path wants it */
 kws_kernel kws_avx512_add;
 kws_kernel kws_avx512_conv2d;

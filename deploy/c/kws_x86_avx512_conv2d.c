@@ -6,16 +6,15 @@
 
 enum { MOST_ROWS = 8 };
 
-typedef struct {
-    kws_padded padded;
-    int32_t way;
-    int32_t groups;         /* of four inputs that one output sees */
-    const int32_t *offsets; /* (groups) from the first input that an output sees */
-    const int32_t *ones;    /* (groups) four bytes: 1 for an input, 0 for what a group reads beyond its segment */
-    const int8_t *weights;  /* a block of 64 channels after another: (groups, vectors, 16, 4) */
-    const int32_t *bias;    /* (blocks, vectors, 16) */
-    const requant16 *requant; /* (blocks, vectors) */
-} packed_conv2d;
+/* Where dword i of `narrow` comes from in memory: vector v of 128-bit lane q lies at 4 q + v. By the number of vectors
+ * of one output it belongs at q vectors + v; [0]: of four outputs of one vector at 4 v + q. */
+const int32_t kws_avx512_compact[VECTORS + 1][LANES] = {
+    {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15},
+    {0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60},
+    {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
+    {0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20},
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+};
 
 /* The place among four channels of lane r: `requantize16` and the packs behind it bring them in order */
 static int32_t place_of(int32_t r, int way)
@@ -27,12 +26,6 @@ static int32_t place_of(int32_t r, int way)
 static int32_t channel_of(int32_t vectors, int32_t vector, int32_t lane, int way)
 {
     return (lane / 4 * vectors + vector) * 4 + place_of(lane % 4, way);
-}
-
-static int32_t vectors_of(int32_t channels, int32_t block)
-{
-    const int32_t left = channels - block * BLOCK;
-    return left >= BLOCK ? VECTORS : (left + LANES - 1) / LANES;
 }
 
 size_t kws_avx512_conv2d_packed_size(const void *op_)
@@ -263,16 +256,6 @@ static TARGET void conv2d_side_by_side(const conv2d_block *b, const uint8_t *con
         TILE(4, 1, 1);
 }
 
-/* Where dword i of `narrow` comes from in memory: vector v of 128-bit lane q lies at 4 q + v. By the number of vectors
- * of one output it belongs at q vectors + v; [0]: of four outputs of one vector at 4 v + q. */
-static const int32_t compact[VECTORS + 1][LANES] = {
-    {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15},
-    {0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60},
-    {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
-    {0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20},
-    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
-};
-
 TARGET void kws_avx512_conv2d(
     const void *op_, const int8_t *input, const int8_t *input2, int8_t *output, void *scratch)
 {
@@ -307,7 +290,7 @@ TARGET void kws_avx512_conv2d(
         b.bias = packed->bias + block * BLOCK;
         b.requant = packed->requant + block * VECTORS;
         b.mask = channels == BLOCK ? ~UINT64_C(0) : (UINT64_C(1) << channels) - 1;
-        b.compact = _mm512_loadu_si512(compact[side_by_side ? 0 : vectors]);
+        b.compact = _mm512_loadu_si512(kws_avx512_compact[side_by_side ? 0 : vectors]);
         for (i = 0; i < pixels; i++) {
             from[n] = row + x * step;
             to[n] = output + i * w->out_c + block * BLOCK;
@@ -323,7 +306,7 @@ TARGET void kws_avx512_conv2d(
                 n = 0;
             }
         }
-        b.compact = _mm512_loadu_si512(compact[vectors]);
+        b.compact = _mm512_loadu_si512(kws_avx512_compact[vectors]);
         conv2d_tiles(&b, from, to, n, vectors, affine, packed->way);
         weights += (size_t)packed->groups * (size_t)vectors * LANES * 4;
     }

@@ -32,8 +32,8 @@ typedef struct {
     uint8_t rows[16];
 } tile_config;
 
-/* A tile takes as long with few inputs or few outputs as with many, so those are left to AVX-512, as are weights with a
- * zero point, which needs the sums of the inputs as well. */
+/* A tile that few inputs or outputs fill does little of what it could, so those are left to AVX-512, as are weights with
+ * a zero point, which needs the sums of the inputs as well. */
 static size_t packed_size(const void *op_)
 {
     const kws_affine *op = (const kws_affine *)op_;
@@ -181,15 +181,8 @@ static TARGET void kws_amx_conv2d(
     RELEASE();
 }
 
-static size_t scratch_size(const void *op_)
-{
-    const kws_affine *op = (const kws_affine *)op_;
-    const kws_padded p = kws_padded_of(&op->window);
-    return kws_pack_aligned((size_t)p.h * (size_t)p.w * (size_t)op->window.in_c + 64);
-}
-
 const kws_fast_path kws_amx_paths[] = {
-    {"conv2d amx-int8", kws_conv2d, kws_amx_conv2d, packed_size, kws_avx512_conv2d_pack, scratch_size},
+    {"conv2d amx-int8", kws_conv2d, kws_amx_conv2d, packed_size, kws_avx512_conv2d_pack, kws_avx512_padded_size},
 };
 const size_t kws_n_amx_paths = sizeof kws_amx_paths / sizeof *kws_amx_paths;
 

@@ -4,7 +4,7 @@
 
 #ifdef KWS_X86
 
-static size_t padded_size(const void *op_)
+size_t kws_avx512_padded_size(const void *op_)
 {
     const kws_affine *op = (const kws_affine *)op_;
     const kws_padded p = kws_padded_of(&op->window);
@@ -21,9 +21,9 @@ static size_t always_suits(const void *op)
 const kws_fast_path kws_avx512_paths[] = {
     {"add avx512", kws_add, kws_avx512_add, always_suits, kws_pack_nothing, kws_no_scratch},
     {"conv2d avx512-vnni", kws_conv2d, kws_avx512_conv2d, kws_avx512_conv2d_packed_size, kws_avx512_conv2d_pack,
-     padded_size},
+     kws_avx512_padded_size},
     {"depthwise_conv2d avx512-vnni", kws_depthwise_conv2d, kws_avx512_depthwise_conv2d,
-     kws_avx512_depthwise_packed_size, kws_avx512_depthwise_pack, padded_size},
+     kws_avx512_depthwise_packed_size, kws_avx512_depthwise_pack, kws_avx512_padded_size},
 };
 const size_t kws_n_avx512_paths = sizeof kws_avx512_paths / sizeof *kws_avx512_paths;
 

@@ -169,6 +169,8 @@ static inline int32_t vectors_of(int32_t channels, int32_t block)
 /* By the number of vectors of an output, how `narrow` is brought in order; [0]: of four outputs of one vector */
 extern const int32_t kws_avx512_compact[VECTORS + 1][LANES];
 
+size_t kws_avx512_padded_size(const void *op); /* bytes of scratch memory that `copy_padded` fills, and behind */
+
 /* A kernel a file, each as a kws_fast_path wants it */
 kws_kernel kws_avx512_add;
 kws_kernel kws_avx512_conv2d;

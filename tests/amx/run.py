@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks.host import date_and_cpu
 from deploy import reference
-from deploy.boards import WARNINGS, Failure
+from deploy.boards import WARNINGS, Failure, run
 from deploy.graph import Graph, GraphBuilder
 from deploy.program import compile_graph
 from deploy.verify import alone
@@ -133,8 +133,8 @@ def build_emulator() -> None:
         before, after = source.read_text().split(begin)
         source.write_text(before + begin + re.sub(line, mended, after, count=1))
         options = ["--enable-cpu-level=6", "--with-nogui", "--disable-docbook", *(f"--enable-{f}" for f in FEATURES)]
-        command(["./configure", *options, "CFLAGS=-O2 -w", "CXXFLAGS=-O2 -w"], folder)
-        command(["make", f"-j{os.cpu_count()}", "bochs"], folder)
+        run("./configure", *options, "CFLAGS=-O2 -w", "CXXFLAGS=-O2 -w", cwd=folder)
+        run("make", f"-j{os.cpu_count()}", "bochs", cwd=folder)
         built = BOCHS.with_name(f"bochs.{os.getpid()}")
         shutil.copy(folder / "bochs", built)
         built.rename(BOCHS)
@@ -142,11 +142,9 @@ def build_emulator() -> None:
 
 def download() -> bytes:
     """SOURCE, from any mirror that apt-get knows: the digest says whether it is the file."""
-    try:
-        words = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-        mirrors = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
-        raise Failure("apt-get, which knows mirrors of Debian, does not work here") from None
+    if not shutil.which("apt-get"):
+        raise Failure("apt-get, which knows mirrors of Debian, is not installed")
+    mirrors = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()
     for mirror in dict.fromkeys(mirrors):
         try:
             with urllib.request.urlopen(f"{mirror}{SOURCE}", timeout=60) as answer:
@@ -156,15 +154,6 @@ def download() -> bytes:
         if hashlib.sha256(packed).hexdigest() == SHA256:
             return packed
     raise Failure(f"no mirror of {len(set(mirrors))} that apt-get knows gives {SOURCE}")
-
-
-def command(words: list[str], folder: Path) -> None:
-    try:
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise Failure(f"{words[0]}: {error.strerror}") from None
-    if done.returncode:
-        raise Failure(f"{words[0]} fails: {(done.stderr.strip() or done.stdout.strip())[-500:]}")
 
 
 def batches() -> Iterator[list[bytes]]:
@@ -256,24 +245,24 @@ def build(folder: Path) -> None:
         shutil.copy(HERE / name, folder)
     (folder / "bochsrc").write_text(BOCHSRC)
     (folder / "vga.bin").write_bytes(bytes(512))  # Bochs wants one; nothing reads it
-    command(["gcc", "-m32", "-c", str(HERE / "reset.S"), "-o", "reset"], folder)
+    run("gcc", "-m32", "-c", HERE / "reset.S", "-o", "reset", cwd=folder)
     start = ["-Ttext", "0xfffff000", "-e", "0xfffff000"]
-    command(["ld", "-m", "elf_i386", *start, "reset", "-o", "reset.elf"], folder)
+    run("ld", "-m", "elf_i386", *start, "reset", "-o", "reset.elf", cwd=folder)
     objcopy("reset", folder)
     sources = [*SOURCES.glob("kws_x86_*.c"), *(SOURCES / f"kws_{name}.c" for name in PORTABLE), HERE / "main.c"]
-    command(["gcc", *COMPILE, f"-I{SOURCES}", "-c", *map(str, sources)], folder)
+    run("gcc", *COMPILE, f"-I{SOURCES}", "-c", *sources, cwd=folder)
 
 
 def objcopy(name: str, folder: Path) -> None:
     sections = [word for section in (".text", ".rodata", ".data") for word in ("-j", section)]
-    command(["objcopy", "-O", "binary", *sections, f"{name}.elf", name], folder)
+    run("objcopy", "-O", "binary", *sections, f"{name}.elf", name, cwd=folder)
 
 
 def run_rom(folder: Path, batch: list[bytes]) -> dict[str, int]:
     """How many of the cases each path took, whose outputs were right."""
     (folder / "cases.bin").write_bytes(b"".join(batch))
     program = ["start.S", *(path.name for path in folder.glob("*.o")), "-T", "link.ld", "-o", "main.elf"]
-    command(["gcc", *LINK, *program], folder)
+    run("gcc", *LINK, *program, cwd=folder)
     objcopy("main", folder)
     image = (folder / "main").read_bytes()
     if len(image) > ROM - RESET:
